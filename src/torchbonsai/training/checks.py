@@ -39,30 +39,29 @@ def check_finite(model: nn.Module) -> None:
             )
 
 
-def check_logits(logits: object, samples: int, classes: int) -> None:
-    """Raises ConfigError unless the model gives one number a class for every image."""
-    if not isinstance(logits, Tensor) or logits.shape != (samples, classes):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(
-            message(
-                f"the model must give a tensor (n, {classes}) for n images of this data set",
-                f"{got} for n = {samples}",
-                "a model built for another number of classes or image size",
-                "build it with this number of classes, or give it a fresh head",
-            )
-        )
-
-
-def check_loss(value: float, epoch: int | None) -> float:
-    """`value`, unless it is NaN or infinite: then DataError."""
-    if math.isfinite(value):
-        return value
-    where = "an output of the model in evaluation" if epoch is None else f"the training loss of epoch {epoch}"
-    raise DataError(
+def check_logits(logits: object, samples: int, classes: int) -> Tensor:
+    """`logits`; raises ConfigError unless it is one number a class for every image."""
+    if isinstance(logits, Tensor) and logits.shape == (samples, classes):
+        return logits
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    raise ConfigError(
         message(
-            f"{where} must be finite",
-            f"{value}",
-            "a learning rate that is too high for this model, or weights that were not finite",
-            "use a lower lr, a longer warm-up, or batch norm",
+            f"the model must give a tensor (n, {classes}) for n images of this data set",
+            f"{got} for n = {samples}",
+            "a model built for another number of classes or image size",
+            "build it with this number of classes, or give it a fresh head",
         )
     )
+
+
+def check_number(value: float, what: str) -> None:
+    """Raises DataError where `value` is NaN or infinite."""
+    if not math.isfinite(value):
+        raise DataError(
+            message(
+                f"{what} must be finite",
+                f"{value}",
+                "a learning rate that is too high for this model, or weights that were not finite",
+                "use a lower lr, a longer warm-up, or batch norm",
+            )
+        )

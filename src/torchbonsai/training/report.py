@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +31,10 @@ class EpochReport:
     train_accuracy: float
     val_accuracy: float | None
     seconds: float
+
+    def evaluated(self, val_accuracy: float) -> EpochReport:
+        """The same report with a validation accuracy."""
+        return replace(self, val_accuracy=val_accuracy)
 
 
 @dataclass(frozen=True)

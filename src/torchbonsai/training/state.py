@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from torchbonsai.core.config import config_hash
 from torchbonsai.core.errors import DataError, message
+from torchbonsai.data.splits import TrainSplit
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.report import EpochReport
 
@@ -48,25 +50,30 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         reports: list[EpochReport],
-        identity: Tensor,
     ) -> None:
         """Fill the state with copies of everything that decides how the run goes on."""
         device = next(model.parameters()).device
         tensors = {MODEL + k: v for k, v in model.state_dict().items()}
         for number, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"{OPTIMIZER}{number}/{k}": v for k, v in entries.items() if isinstance(v, Tensor)}
-        tensors |= {RNG_DATA: generator.get_state(), RNG_CPU: torch.get_rng_state(), IDENTITY: identity}
+        tensors |= {RNG_DATA: generator.get_state(), RNG_CPU: torch.get_rng_state(), IDENTITY: self.tensors[IDENTITY]}
         if device.type == "cuda":
             tensors[RNG_CUDA] = torch.cuda.get_rng_state(device)
         self.tensors = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         self.tensors[REPORTS] = torch.tensor([_row(r) for r in reports], dtype=torch.float64)
 
-    def restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, identity: Tensor
-    ) -> None:
-        """Put model, optimizer and random state where they were. Raises DataError for the state of another run."""
-        if not torch.equal(self.tensors[IDENTITY].cpu(), identity):
+    def open(self, identity: Tensor) -> None:
+        """Bind the state to one run, `identity_of` it. Raises DataError where it is filled from another one."""
+        if IDENTITY in self.tensors and not torch.equal(self.tensors[IDENTITY].cpu(), identity):
             raise _foreign("another configuration, data set or model")
+        self.tensors[IDENTITY] = identity
+
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    ) -> list[EpochReport]:
+        """Put model, optimizer and random state where they were; returns the epochs done. Nothing where none is."""
+        if REPORTS not in self.tensors:
+            return []
         weights = _under(self.tensors, MODEL)
         try:
             model.load_state_dict(weights, strict=True)
@@ -82,10 +89,12 @@ class TrainState:
         device = next(model.parameters()).device
         if device.type == "cuda" and RNG_CUDA in self.tensors:
             torch.cuda.set_rng_state(self.tensors[RNG_CUDA].cpu(), device)
+        return self.reports
 
 
-def identity_of(model: nn.Module, config: TrainConfig, images: int) -> Tensor:
-    """(64,) uint8: a hash of what must be the same for a run to go on."""
+def identity_of(model: nn.Module, config: TrainConfig, train: TrainSplit) -> Tensor:
+    """(64,) uint8: a hash of what must be the same for a run to go on: settings, shapes, images."""
+    images = hashlib.sha256(train.x.cpu().numpy().tobytes() + train.y.cpu().numpy().tobytes()).hexdigest()
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
     text = config_hash({"config": config, "images": images, "shapes": shapes}, length=64)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)

@@ -151,9 +151,7 @@ class Call:
         items = []
         for axes, labels in self.fields(tensor):
             named = tuple(letters[a] for a in axes)
-            wide = tuple(
-                k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1
-            )
+            wide = tuple(k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1)
             if wide:
                 if labels.size == 1 or len(wide) == len(named):
                     self.freeze(labels, f"{self.name} broadcasts a single channel")

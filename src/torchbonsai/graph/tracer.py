@@ -91,9 +91,7 @@ class Tracer(TorchDispatchMode):
         self._observe(func, args, kwargs, tensors, out, mutable)
         return out
 
-    def _observe(
-        self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], out: Any, mutable: bool
-    ) -> None:
+    def _observe(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], out: Any, mutable: bool) -> None:
         shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
         kind, rule = registry.lookup(func)
         record = OpRecord(str(func), kind, shadows)
@@ -109,9 +107,7 @@ class Tracer(TorchDispatchMode):
             record.values = _values(outs)
         self.finish(record)
 
-    def _note_outputs(
-        self, call: Call, outs: list[torch.Tensor], shadows: tuple[Shadow, ...], mutable: bool
-    ) -> None:
+    def _note_outputs(self, call: Call, outs: list[torch.Tensor], shadows: tuple[Shadow, ...], mutable: bool) -> None:
         record = call.record
         dynamic = any(s.dynamic for s in shadows)
         leaf = shadows[0].leaf if len(shadows) == 1 and record.kind == "layout" else None

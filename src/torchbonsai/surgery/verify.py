@@ -14,7 +14,7 @@ from torchbonsai.graph.channel_graph import Bools, ChannelGraph
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.apply import apply
-from torchbonsai.surgery.gates import GateSites, GateActivations, gated_weights
+from torchbonsai.surgery.gates import GateSites, run_gated
 from torchbonsai.surgery.plan import PruningPlan
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -101,13 +101,9 @@ def _largest_error(
 def _error(graph: ChannelGraph, kept: Bools, large: nn.Module, tiny: nn.Module, example: Example, number: int) -> float:
     """max|small - masked| / max|masked| over all outputs; infinite where only one of them is not finite."""
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
-    sites = GateSites(graph, number)
-    args, kwargs = example
-    with GateActivations(sites, g):
-        masked = torch.func.functional_call(
-            large, gated_weights(sites, dict(large.named_parameters()), g), _own(args), _own(kwargs)
-        )
-    out = tiny(*_own(args), **_own(kwargs))
+    masked = run_gated(GateSites(graph, number), large, _own(example), g)
+    args, kwargs = _own(example)
+    out = tiny(*args, **kwargs)
     worst = 0.0
     for a, b in zip(flat_tensors(masked), flat_tensors(out), strict=True):
         if a.shape != b.shape:

@@ -157,7 +157,9 @@ def stack(call: Call) -> None:
 
 def _join(call: Call, parts: Sequence[torch.Tensor], dim: int, shift: bool) -> None:
     """Labels along `dim` stand side by side; labels along other axes must agree."""
-    named = [[(tuple(a + (shift and a >= dim) for a in axes), labels) for axes, labels in call.fields(t)] for t in parts]
+    named = [
+        [(tuple(a + (shift and a >= dim) for a in axes), labels) for axes, labels in call.fields(t)] for t in parts
+    ]
     for k, fields in enumerate(named):
         for axes, labels in fields:
             if dim in axes and len(axes) > 1:
@@ -314,4 +316,3 @@ def pad(call: Call) -> None:
 @rule("aten::as_strided", "aten::view_as_real", "aten::view_as_complex", kind="layout")
 def strided(call: Call) -> None:
     call.deny(f"{call.name} reads memory by strides")
-

@@ -251,7 +251,7 @@ class Call:
                 self.tracer.role(owner, "produces")
 
     def count(self, joined: Joined, sizes: dict[int, int], weight: torch.Tensor | None = None) -> None:
-        """Note the contraction's MACs: the sizes of all letters multiplied, labelled ones as functions of what stays."""
+        """Note the contraction's MACs: all letters multiplied, labelled ones as functions of what stays."""
         labelled = {x for letters, _ in joined.extents for x in letters}
         constant = math.prod(n for x, n in sizes.items() if x not in labelled)
         self.add_product(constant, tuple(a for _, a in joined.extents), weight)

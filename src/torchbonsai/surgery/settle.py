@@ -1,0 +1,261 @@
+"""Widths baked into Python: prove a plan, and where it fails repair, try the other hypothesis, or freeze.
+
+A repair edits attributes of the copy and keeps the selection. Everything else adds equalities or freezes to the
+graph, and the selection has to be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.build import build
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
+from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.prove import Failure, prove, raw_keep
+from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
+
+Equal = tuple[Ints, Ints]
+_MOST_REPAIRS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """small: the proved module, None where the graph had to change and a new selection is needed."""
+
+    graph: ChannelGraph
+    plan: PruningPlan | None = None
+    small: nn.Module | None = None
+
+
+@dataclass
+class Settler:
+    """Remembers, across selections of one model, what was tried at each op that failed."""
+
+    model: nn.Module
+    example_inputs: Any
+    base: ChannelGraph
+    tried: dict[tuple[bool, int], int] = field(default_factory=dict)
+    equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
+    frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
+    repairs: tuple[AttributeEdit, ...] = ()
+
+    def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
+        """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
+        plan = make_plan(graph, kept, self.model)
+        small = apply(plan, self.model)
+        proof = prove(graph, kept, small, self.example_inputs)
+        for _ in range(_MOST_REPAIRS):
+            if proof.failure is None:
+                return Settled(graph, _with_inexact(plan, proof.inexact), small)
+            repaired = self._repair(graph, kept, plan, small, proof.failure)
+            if repaired is None:
+                return Settled(self._amend(graph, kept, proof.failure))
+            plan, small, proof = repaired
+        return Settled(self._amend(graph, kept, proof.failure)) if proof.failure else Settled(graph, plan, small)
+
+    # ------------------------------------------------------------------ repair by guess
+    def _repair(
+        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
+    ) -> tuple[PruningPlan, nn.Module, Any] | None:
+        """The first edit of ints on a running module that carries the proof further."""
+        for edits in guesses(small, failure, raw_keep(graph, kept)):
+            better = replace(plan, edits=_merge(plan.edits, edits))
+            candidate = apply(better, self.model)
+            proof = prove(graph, kept, candidate, self.example_inputs)
+            if proof.failure is None or _further(proof.failure, failure, graph.evidence):
+                return better, candidate, proof
+        return None
+
+    # ------------------------------------------------------------------ the graph changes
+    def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
+        site = (failure.log.training, failure.index)
+        options = list(hypotheses(failure))
+        step = self.tried.get(site, 0)
+        self.tried[site] = step + 1
+        if step < len(options):
+            self.equal[site] = options[step]
+        else:
+            self.equal.pop(site, None)
+            self._freeze(graph, kept, failure, all_of_them=step > len(options))
+        evidence: Evidence = self.base.evidence
+        return build(evidence.amended([e for es in self.equal.values() for e in es], self.frozen))
+
+    def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, all_of_them: bool) -> None:
+        """The removed groups that the failing op sees; all removed ones where it sees none."""
+        evidence: Evidence = graph.evidence
+        component = evidence.solution.component
+        keep = raw_keep(graph, kept)
+        seen = np.unique(component[failure.seen])
+        groups = []
+        for g in graph.groups:
+            atoms = np.unique(component[_raw(graph, g.offset, g.offset + g.size)])
+            removed = not kept[g.offset : g.offset + g.size].all()
+            if removed and (all_of_them or not seen.size or np.isin(atoms, seen).any()):
+                groups.append(_raw(graph, g.offset, g.offset + g.size))
+        if not groups:
+            raise PlanError(
+                message(
+                    "A plan's routing must be proved before it is applied.",
+                    f"{failure.reason} ({failure.source})",
+                    "the forward is not deterministic, or depends on something outside the model",
+                    "make the forward depend on its inputs and parameters only",
+                )
+            )
+        del keep
+        reason = f"the width is baked into the code: {failure.reason}"
+        self.frozen += [(labels, reason, failure.source) for labels in groups]
+
+
+def _raw(graph: ChannelGraph, start: int, stop: int) -> Ints:
+    """The raw labels of parameters and buffers that name atoms start … stop - 1."""
+    found = [
+        graph.evidence.labels[name][axis][(atoms >= start) & (atoms < stop)]
+        for name, axes in graph.axes.items()
+        for axis, atoms in axes.items()
+    ]
+    return np.concatenate(found)
+
+
+def _with_inexact(plan: PruningPlan, inexact: list[tuple[Ints, Inexact]]) -> PruningPlan:
+    return replace(plan, inexact=tuple(dict.fromkeys((*plan.inexact, *(why for _, why in inexact)))))
+
+
+def _merge(edits: tuple[AttributeEdit, ...], more: tuple[AttributeEdit, ...]) -> tuple[AttributeEdit, ...]:
+    merged = {(e.module, e.attribute): e for e in edits}
+    for e in more:
+        before = merged.get((e.module, e.attribute))
+        merged[(e.module, e.attribute)] = replace(e, old=before.old) if before else e
+    return tuple(merged.values())
+
+
+def _further(now: Failure, before: Failure, evidence: Evidence) -> bool:
+    """Did the proof get past the op at which it failed?"""
+    order = {id(log): k for k, log in enumerate(evidence.logs)}
+    return (order[id(now.log)], now.index) > (order[id(before.log)], before.index)
+
+
+# ---------------------------------------------------------------------- guessing attributes
+def guesses(small: nn.Module, failure: Failure, keep: Bools) -> Iterator[tuple[AttributeEdit, ...]]:
+    """Edits of ints, or of lists of ints, on the modules whose forwards were running, innermost first."""
+    changes = size_changes(failure, keep)
+    if not changes:
+        return
+    for path in failure.modules:
+        module = small.get_submodule(path)
+        yield from _on_module(path, module, changes)
+
+
+def size_changes(failure: Failure, keep: Bools) -> dict[int, list[int]]:
+    """Old size -> the sizes that it must become at the failing op, in the order in which they occur."""
+    changes: dict[int, list[int]] = {}
+
+    def note(old: int, new: int) -> None:
+        if old != new and new not in changes.setdefault(old, []):
+            changes[old].append(new)
+
+    record = failure.record
+    if record is None:
+        return changes
+    for labels in record.fresh:
+        note(labels.size, int(keep[labels].sum()))
+    fields = [f for out in record.outputs for f in out] + [f for s in record.inputs for f in s.fields]
+    for f in fields:
+        stays = keep[f.labels]
+        if stays.ndim == 1:
+            note(stays.size, int(stays.sum()))
+            _note_starts(f.labels, keep, record.inputs, note)
+            continue
+        for axis in range(stays.ndim):
+            others = tuple(k for k in range(stays.ndim) if k != axis)
+            note(stays.shape[axis], int(stays.any(axis=others).sum()))
+            counts = stays.sum(axis=axis).ravel()
+            if (counts == counts[0]).all():
+                note(stays.shape[axis], int(counts[0]))
+    return {old: new for old, new in changes.items() if new}
+
+
+def _note_starts(labels: Ints, keep: Bools, inputs: Any, note: Any) -> None:
+    """A slice's start and stop: how many positions stay before them."""
+    for shadow in inputs:
+        for f in shadow.fields:
+            if f.labels.ndim != 1 or f.labels.size <= labels.size:
+                continue
+            at = np.flatnonzero(f.labels == labels[0])
+            if at.size:
+                stays = np.cumsum(keep[f.labels])
+                for place in (int(at[0]), int(at[0]) + labels.size):
+                    if 0 < place < f.labels.size:
+                        note(place, int(stays[place - 1]))
+
+
+def _on_module(path: str, module: nn.Module, changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
+    ints = {k: v for k, v in vars(module).items() if isinstance(v, int) and not isinstance(v, bool) and v in changes}
+    lists = {
+        k: v
+        for k, v in vars(module).items()
+        if isinstance(v, list | tuple) and v and all(isinstance(x, int) for x in v) and set(v) & set(changes)
+    }
+    for name, value in lists.items():
+        for new in _rewritten(value, changes):
+            yield (AttributeEdit(path, name, tuple(value), new),)
+    yield from _assignments(path, ints, changes)
+    for name, value in ints.items():
+        for new in changes[value]:
+            yield (AttributeEdit(path, name, value, new),)
+
+
+def _assignments(path: str, ints: dict[str, int], changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
+    """All matching attributes at once: one new size for all of a value, or its new sizes in every order."""
+    if len(ints) < 2:
+        return
+    yield tuple(AttributeEdit(path, k, v, changes[v][0]) for k, v in ints.items())
+    for old, new in changes.items():
+        names = [k for k, v in ints.items() if v == old]
+        if 2 <= len(names) <= 4 and len(new) >= 2:
+            for order in permutations(new, min(len(names), len(new))):
+                yield tuple(AttributeEdit(path, k, old, n) for k, n in zip(names, order, strict=False))
+
+
+def _rewritten(value: Any, changes: dict[int, list[int]]) -> Iterator[tuple[int, ...]]:
+    """A list of sizes with its members replaced: in order of occurrence, then all alike."""
+    queues = {old: list(new) for old, new in changes.items()}
+    yield tuple((queues[x].pop(0) if len(queues[x]) > 1 else queues[x][0]) if x in queues else x for x in value)
+    yield tuple(changes[x][0] if x in changes else x for x in value)
+
+
+# ---------------------------------------------------------------------- other hypotheses
+def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
+    """Equalities that may make the failing op follow: position j of equal parts leaves together, or whole parts do."""
+    record = failure.record
+    if record is None or record.kind != "layout":
+        return
+    for parts in sorted({p for p in _part_counts(record) if p > 1}):
+        together, blocks = [], []
+        for shadow in record.inputs:
+            for f in shadow.fields:
+                if f.labels.ndim == 1 and f.labels.size % parts == 0 and f.labels.size > parts:
+                    rows = f.labels.reshape(parts, -1)
+                    together.append((rows, np.broadcast_to(rows[:1], rows.shape)))
+                    blocks.append((rows, np.broadcast_to(rows[:, :1], rows.shape)))
+        if together:
+            yield together
+            yield blocks
+
+
+def _part_counts(record: Any) -> Iterator[int]:
+    """Into how many equal parts an op may cut an axis of its input."""
+    widths = [f.labels.size for s in record.inputs for f in s.fields if f.labels.ndim == 1]
+    for out in record.outputs:
+        for f in out:
+            if f.labels.ndim == 1:
+                yield from (w // f.labels.size for w in widths if w % f.labels.size == 0)
+            else:
+                yield from f.labels.shape

@@ -197,6 +197,16 @@ class Prover(Tracer):
             want = self.restrict(x.labels)
             if want is not y.labels and not np.array_equal(want, y.labels.ravel()):
                 self.fail("other channels arrive than in the large network")
+            if x.labels.ndim > 1 and not self._same_rows(x.labels, y.labels.shape):
+                self.fail("channels are regrouped across the blocks of the large network")
+
+    def _same_rows(self, labels: Ints, shape: tuple[int, ...]) -> bool:
+        """Does every block (all axes but the last) of the small field come from one block of the large one?"""
+        for axis, place in enumerate(np.nonzero(self.keep[labels])[:-1]):
+            rows = np.moveaxis(place.reshape(shape), axis, 0).reshape(shape[axis], -1)
+            if rows.size and (rows != rows[:, :1]).any():
+                return False
+        return True
 
     def _compare_moves(self, k: int, large: OpRecord, small: OpRecord) -> None:
         for (ids, sources), (mine, _), f in zip(large.moves[k], small.moves[k], large.outputs[k], strict=True):

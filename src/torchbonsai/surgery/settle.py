@@ -233,29 +233,30 @@ def _rewritten(value: Any, changes: dict[int, list[int]]) -> Iterator[tuple[int,
 
 # ---------------------------------------------------------------------- other hypotheses
 def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
-    """Equalities that may make the failing op follow: position j of equal parts leaves together, or whole parts do."""
+    """Equalities under which the failing op may follow, those that leave most atoms first.
+
+    Where an op cuts or regroups an axis, position j of every part leaves together, or whole parts do.
+    """
     record = failure.record
     if record is None or record.kind != "layout":
         return
-    for parts in sorted({p for p in _part_counts(record) if p > 1}):
-        together, blocks = [], []
-        for shadow in record.inputs:
-            for f in shadow.fields:
-                if f.labels.ndim == 1 and f.labels.size % parts == 0 and f.labels.size > parts:
-                    rows = f.labels.reshape(parts, -1)
-                    together.append((rows, np.broadcast_to(rows[:1], rows.shape)))
-                    blocks.append((rows, np.broadcast_to(rows[:, :1], rows.shape)))
-        if together:
-            yield together
-            yield blocks
+    fields = [f.labels for out in record.outputs for f in out] + [f.labels for s in record.inputs for f in s.fields]
+    found: dict[tuple[int, ...], list[Equal]] = {}
+    for labels in fields:
+        for rows, axis in _regroupings(labels, fields):
+            first = rows.take([0], axis=axis)
+            key = (first.size, rows.shape[0], axis)
+            found.setdefault(key, []).append((rows, np.broadcast_to(first, rows.shape)))
+    yield from (found[key] for key in sorted(found, reverse=True))
 
 
-def _part_counts(record: Any) -> Iterator[int]:
-    """Into how many equal parts an op may cut an axis of its input."""
-    widths = [f.labels.size for s in record.inputs for f in s.fields if f.labels.ndim == 1]
-    for out in record.outputs:
-        for f in out:
-            if f.labels.ndim == 1:
-                yield from (w // f.labels.size for w in widths if w % f.labels.size == 0)
-            else:
-                yield from f.labels.shape
+def _regroupings(labels: Ints, fields: list[Ints]) -> Iterator[tuple[Ints, int]]:
+    """Ways to see an axis as equal parts: (the labels regrouped, the axis along which equals leave together)."""
+    if labels.ndim > 1:
+        yield from ((labels, axis) for axis in range(labels.ndim))
+        return
+    for part in dict.fromkeys(f.size for f in fields if f.ndim == 1):
+        if 0 < part < labels.size and labels.size % part == 0:
+            rows = labels.reshape(-1, part)
+            yield rows, 0
+            yield rows, 1

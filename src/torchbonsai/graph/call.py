@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -158,7 +159,7 @@ class Call:
                     continue
                 labels = labels.squeeze(wide)
                 named = tuple(x for k, x in enumerate(named) if k not in wide)
-            if any(a > b for a, b in zip(named, named[1:], strict=False)):
+            if any(a > b for a, b in itertools.pairwise(named)):
                 order = tuple(int(k) for k in np.argsort(named))
                 named, labels = tuple(named[k] for k in order), labels.transpose(order)
             items.append(Item(i, named, labels))
@@ -175,7 +176,8 @@ class Call:
         covered: dict[int, Letters] = {}
         for item in members:
             if item.operand in covered:
-                return self._freeze_all(members, f"{self.name} meets one tensor along two labelled axes at once")
+                self._freeze_all(members, f"{self.name} meets one tensor along two labelled axes at once")
+                return None
             covered[item.operand] = item.letters
         for i, (tensor, names) in enumerate(operands):
             for axis, letter in enumerate(names):
@@ -183,7 +185,8 @@ class Call:
                     continue
                 if tensor.shape[axis] > 1 and tensor.stride(axis) != 0:
                     what = "the model input" if self.shadow(tensor).dynamic else "a tensor without channel labels"
-                    return self._freeze_all(members, f"{self.name} meets {what} that varies along the axis")
+                    self._freeze_all(members, f"{self.name} meets {what} that varies along the axis")
+                    return None
         base = next((m.labels for m in members if m.letters == letters), None)
         if base is None:
             shape = tuple(self._size(x, operands) for x in letters)
@@ -248,7 +251,7 @@ class Call:
                 self.tracer.role(owner, "produces")
 
     def count(self, joined: Joined, sizes: dict[int, int], weight: torch.Tensor | None = None) -> None:
-        """Note the contraction's MACs: the sizes of all letters multiplied, labelled ones as functions of what stays."""
+        """Note the contraction's MACs: all letters multiplied, labelled ones as functions of what stays."""
         labelled = {x for letters, _ in joined.extents for x in letters}
         constant = math.prod(n for x, n in sizes.items() if x not in labelled)
         self.add_product(constant, tuple(a for _, a in joined.extents), weight)

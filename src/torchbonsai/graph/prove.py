@@ -6,6 +6,7 @@ are checked elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +98,7 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
         forward(small, example, prover)
     except Mismatch:
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the forward raises is where the two part
         if prover.reference.training and "more than 1 value per channel" in str(error):
             prover.log.records.clear()
             _run(small, doubled(example), prover)
@@ -262,7 +263,7 @@ class Prover(Tracer):
         self.proof.failure = Failure(self.reference, index, reason, source, modules, self._seen(record))
 
 
-def _modules(names: dict[int, str], frame: Any = None) -> tuple[str, ...]:
+def _modules(names: Mapping[int, str], frame: Any = None) -> tuple[str, ...]:
     """Paths of the modules whose forwards are running, innermost first."""
     import sys
 

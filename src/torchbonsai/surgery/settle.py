@@ -203,9 +203,9 @@ def _on_module(path: str, module: nn.Module, changes: dict[int, list[int]]) -> I
         for k, v in vars(module).items()
         if isinstance(v, list | tuple) and v and all(isinstance(x, int) for x in v) and set(v) & set(changes)
     }
-    for name, value in lists.items():
-        for new in _rewritten(value, changes):
-            yield (AttributeEdit(path, name, tuple(value), new),)
+    for name, sizes in lists.items():
+        for rewritten in _rewritten(sizes, changes):
+            yield (AttributeEdit(path, name, tuple(sizes), rewritten),)
     yield from _assignments(path, ints, changes)
     for name, value in ints.items():
         for new in changes[value]:

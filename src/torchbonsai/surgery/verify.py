@@ -160,4 +160,4 @@ def randomise_constants(graph: ChannelGraph, model: nn.Module) -> None:
             if not bool((tensor == value).all()):
                 continue
             noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-            tensor.data = noise * 0.5 + 0.75 if value > 0 or name not in graph.parameters and value else noise - 0.5
+            tensor.data = noise * 0.5 + 0.75 if value > 0 or (value and name not in graph.parameters) else noise - 0.5

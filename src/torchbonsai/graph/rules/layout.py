@@ -167,9 +167,9 @@ def _join(call: Call, parts: Sequence[torch.Tensor], dim: int, shift: bool) -> N
                 named[k] = [f for f in named[k] if f[1] is not labels]
     if not shift and any(axes == (dim,) for fields in named for axes, _ in fields):
         rows = [next((ls for axes, ls in fields if axes == (dim,)), None) for fields in named]
-        labels = [np.zeros(t.shape[dim], np.int64) if r is None else r for r, t in zip(rows, parts, strict=True)]
-        ids = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(labels)])
-        call.place_many(call.out, (dim,), ids, labels)
+        held = [np.zeros(t.shape[dim], np.int64) if r is None else r for r, t in zip(rows, parts, strict=True)]
+        ids = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(held)])
+        call.place_many(call.out, (dim,), ids, held)
     letters = [tuple(-1 - k if a == dim else a for a in range(call.out.dim())) for k in range(len(parts))]
     if shift:
         letters = [tuple(a for a in row if a >= 0) for row in letters]

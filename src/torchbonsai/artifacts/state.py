@@ -67,7 +67,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], flags: Mapping[str, An
         )
     for name, tensor in own.items():
         value, stride = tensors[name], flags["strides"].get(name)
-        tensor.data = value if stride is None else value.new_empty_strided(value.shape, stride).copy_(value)
+        # Into memory of PyTorch's own: in a file's, weights are aligned differently, and kernels round differently.
+        fresh = value.new_empty(value.shape) if stride is None else value.new_empty_strided(value.shape, stride)
+        tensor.data = fresh.copy_(value)
     training = set(flags["training"])
     for name, module in model.named_modules():
         module.training = name in training

@@ -90,7 +90,7 @@ def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
             )
         )
     model = model.to(device="cpu", dtype=torch.float32)
-    model.bonsai_config = config  # how `tb.save` knows the dense network's build
+    object.__setattr__(model, "bonsai_config", config)  # how `tb.save` knows the dense network's build
     return model
 
 

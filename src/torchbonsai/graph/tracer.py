@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ from torchbonsai.graph.labels import Event, Fields, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.rules import registry
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+_RUNNER = _HERE + "trace.py"
 _ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
 _CONSTANT_SIZE = 64
 
@@ -45,6 +47,7 @@ class Tracer(TorchDispatchMode):
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.offset = 0
+        self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     # ------------------------------------------------------------------ what rules may ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -87,6 +90,7 @@ class Tracer(TorchDispatchMode):
         mutable = func._schema.is_mutable
         if mutable:
             self._refuse_writes(func, args, kwargs)
+            self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
         out = func(*args, **kwargs)
         self._observe(func, args, kwargs, tensors, out, mutable)
         return out
@@ -165,6 +169,8 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
     user = fallback = None
     while frame is not None and (user is None or module is None):
         filename = frame.f_code.co_filename
+        if filename == _RUNNER:
+            break
         inside = filename.startswith(_TORCH)
         if not op and filename.endswith("torch/_ops.py"):
             op = str(frame.f_locals.get("self", ""))

@@ -18,8 +18,9 @@ from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.build import build
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.prove import Failure, prove, raw_keep
-from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
 
 Equal = tuple[Ints, Ints]
@@ -68,10 +69,14 @@ class Settler:
         """The first edit of ints on a running module that carries the proof further."""
         for edits in guesses(small, failure, raw_keep(graph, kept)):
             better = replace(plan, edits=_merge(plan.edits, edits))
-            candidate = apply(better, self.model)
+            candidate = alias_copy(small)  # the tensors are right already, only attributes differ
+            for edit in edits:
+                set_attribute(candidate, edit)
             proof = prove(graph, kept, candidate, self.example_inputs)
             if proof.failure is None or _further(proof.failure, failure, graph.evidence):
-                return better, candidate, proof
+                for edit in edits:
+                    set_attribute(small, edit)
+                return better, small, proof
         return None
 
     # ------------------------------------------------------------------ the graph changes

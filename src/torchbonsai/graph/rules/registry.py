@@ -51,11 +51,9 @@ def _find(func: Any) -> tuple[str, Rule | None]:
     plain = name.removesuffix("_") if func._schema.is_mutable and not name.endswith("__") else name
     if name in RULES:
         return RULES[name]
-    if plain in RULES:
-        return RULES[plain]
     if torch.Tag.pointwise in func.tags or name in UNTAGGED_POINTWISE:
         return RULES["pointwise"]
-    return "unknown", None
+    return RULES.get(plain, ("unknown", None))
 
 
 def pass_on(call: Call) -> None:

@@ -47,6 +47,7 @@ class Tracer(TorchDispatchMode):
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.offset = 0
+        self.current = ""
         self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     # ------------------------------------------------------------------ what rules may ask for
@@ -99,6 +100,7 @@ class Tracer(TorchDispatchMode):
         shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
         kind, rule = registry.lookup(func)
         record = OpRecord(str(func), kind, shadows)
+        self.current = record.name
         call = Call(self, func, record.name, args, kwargs, out, tensors, record)
         if rule is None:
             call.deny()
@@ -159,7 +161,7 @@ class Tracer(TorchDispatchMode):
 
     def source(self, op: str = "") -> Source:
         """The innermost line of the user's own code that is running, and the innermost module."""
-        return find_source(self.names, op)
+        return find_source(self.names, op or self.current)
 
 
 def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> Source:
@@ -172,14 +174,12 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
         if filename == _RUNNER:
             break
         inside = filename.startswith(_TORCH)
-        if not op and filename.endswith("torch/_ops.py"):
-            op = str(frame.f_locals.get("self", ""))
         if module is None and "self" in frame.f_code.co_varnames:
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module) and id(owner) in names:
                 module = names[id(owner)]
                 fallback = fallback or frame
-        if user is None and module is not None and not inside and not filename.startswith(_HERE):
+        if user is None and not inside and not filename.startswith(_HERE):
             user = frame
         frame = frame.f_back
     at = user or fallback

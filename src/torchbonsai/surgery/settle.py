@@ -25,6 +25,9 @@ from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
 
 Equal = tuple[Ints, Ints]
 _MOST_REPAIRS = 64
+_WINDOWS = (0, 8, 32, 128, None)
+"""How many ops before a failing one are looked at for the groups to freeze, step by step."""
+_NEAR = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class Settler:
     tried: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
-    repairs: tuple[AttributeEdit, ...] = ()
+    helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
@@ -81,30 +84,34 @@ class Settler:
 
     # ------------------------------------------------------------------ the graph changes
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
+        """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
         site = (failure.log.training, failure.index)
         options = list(hypotheses(failure))
-        step = self.tried.get(site, 0)
-        self.tried[site] = step + 1
+        first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
+        step = self.tried[site] = self.tried.get(site, first - 1) + 1
+        self.helped[_line(failure)] = step
         if step < len(options):
             self.equal[site] = options[step]
         else:
             self.equal.pop(site, None)
-            self._freeze(graph, kept, failure, all_of_them=step > len(options))
+            self._freeze(graph, kept, failure, _WINDOWS[min(step - len(options), len(_WINDOWS) - 1)])
         evidence: Evidence = self.base.evidence
         return build(evidence.amended([e for es in self.equal.values() for e in es], self.frozen))
 
-    def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, all_of_them: bool) -> None:
-        """The removed groups that the failing op sees; all removed ones where it sees none."""
-        evidence: Evidence = graph.evidence
-        component = evidence.solution.component
-        keep = raw_keep(graph, kept)
-        seen = np.unique(component[failure.seen])
+    def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
+        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
+        component = graph.evidence.solution.component
+        seen = np.unique(component[_labels_before(failure, window or 0)])
         groups = []
         for g in graph.groups:
-            atoms = np.unique(component[_raw(graph, g.offset, g.offset + g.size)])
+            labels = _raw(graph, g.offset, g.offset + g.size)
             removed = not kept[g.offset : g.offset + g.size].all()
-            if removed and (all_of_them or not seen.size or np.isin(atoms, seen).any()):
-                groups.append(_raw(graph, g.offset, g.offset + g.size))
+            if removed and (window is None or np.isin(component[labels], seen).any()):
+                groups.append(labels)
+        if not groups and window is not None:
+            wider = _WINDOWS[_WINDOWS.index(window) + 1]
+            self._freeze(graph, kept, failure, wider)
+            return
         if not groups:
             raise PlanError(
                 message(
@@ -114,9 +121,19 @@ class Settler:
                     "make the forward depend on its inputs and parameters only",
                 )
             )
-        del keep
         reason = f"the width is baked into the code: {failure.reason}"
         self.frozen += [(labels, reason, failure.source) for labels in groups]
+
+
+def _line(failure: Failure) -> tuple[str, int, str]:
+    return failure.source.file, failure.source.line, failure.record.name if failure.record else ""
+
+
+def _labels_before(failure: Failure, window: int) -> Ints:
+    """The removed labels that the failing op, and `window` ops before it, touch."""
+    records = failure.log.records[max(0, failure.index - window) : failure.index]
+    arrays = [f.labels.ravel() for r in records for s in r.inputs for f in s.fields]
+    return np.unique(np.concatenate([failure.seen, *arrays]))
 
 
 def _raw(graph: ChannelGraph, start: int, stop: int) -> Ints:
@@ -253,6 +270,27 @@ def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
             key = (first.size, rows.shape[0], axis)
             found.setdefault(key, []).append((rows, np.broadcast_to(first, rows.shape)))
     yield from (found[key] for key in sorted(found, reverse=True))
+    yield from _ties(failure)
+
+
+def _ties(failure: Failure) -> Iterator[list[Equal]]:
+    """The op's axis may be a multiple of another width that the code computes with: tie them position by position."""
+    record = failure.record
+    assert record is not None
+    before = failure.log.records[max(0, failure.index - _NEAR) : failure.index]
+    others = {
+        id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1
+    }
+    for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
+        for other in others.values():
+            if (
+                other is not labels
+                and other.size > 1
+                and labels.size % other.size == 0
+                and not np.isin(other, labels).any()
+            ):
+                rows = labels.reshape(-1, other.size)
+                yield [(rows, np.broadcast_to(other, rows.shape))]
 
 
 def _regroupings(labels: Ints, fields: list[Ints]) -> Iterator[tuple[Ints, int]]:

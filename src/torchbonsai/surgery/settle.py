@@ -47,6 +47,7 @@ class Settler:
     example_inputs: Any
     base: ChannelGraph
     tried: dict[tuple[bool, int], int] = field(default_factory=dict)
+    froze: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
@@ -94,7 +95,8 @@ class Settler:
             self.equal[site] = options[step]
         else:
             self.equal.pop(site, None)
-            self._freeze(graph, kept, failure, _WINDOWS[min(step - len(options), len(_WINDOWS) - 1)])
+            froze = self.froze[site] = self.froze.get(site, -1) + 1
+            self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         evidence: Evidence = self.base.evidence
         return build(evidence.amended([e for es in self.equal.values() for e in es], self.frozen))
 

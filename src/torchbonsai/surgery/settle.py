@@ -28,6 +28,7 @@ _MOST_REPAIRS = 64
 _WINDOWS = (0, 8, 32, 128, None)
 """How many ops before a failing one are looked at for the groups to freeze, step by step."""
 _NEAR = 24
+_MOST_TIES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +98,22 @@ class Settler:
             self.equal.pop(site, None)
             froze = self.froze[site] = self.froze.get(site, -1) + 1
             self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
-        evidence: Evidence = self.base.evidence
-        return build(evidence.amended([e for es in self.equal.values() for e in es], self.frozen))
+        return build(self._amended())
 
     def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
         """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
-        component = graph.evidence.solution.component
-        seen = np.unique(component[_labels_before(failure, window or 0)])
-        groups = []
-        for g in graph.groups:
-            labels = _raw(graph, g.offset, g.offset + g.size)
-            removed = not kept[g.offset : g.offset + g.size].all()
-            if removed and (window is None or np.isin(component[labels], seen).any()):
-                groups.append(labels)
+        keep = raw_keep(graph, kept)
+        labels = np.arange(keep.size) if window is None else _labels_before(failure, window)
+        untied = build(self._amended())  # what a failed hypothesis tied together is not to blame
+        component = untied.evidence.solution.component
+        seen = np.unique(component[labels[~keep[labels]]])
+        groups = [
+            raw
+            for g in untied.groups
+            if np.isin(component[raw := _raw(untied, g.offset, g.offset + g.size)], seen).any()
+        ]
         if not groups and window is not None:
-            wider = _WINDOWS[_WINDOWS.index(window) + 1]
-            self._freeze(graph, kept, failure, wider)
+            self._freeze(graph, kept, failure, _WINDOWS[_WINDOWS.index(window) + 1])
             return
         if not groups:
             raise PlanError(
@@ -125,6 +126,9 @@ class Settler:
             )
         reason = f"the width is baked into the code: {failure.reason}"
         self.frozen += [(labels, reason, failure.source) for labels in groups]
+
+    def _amended(self) -> Evidence:
+        return self.base.evidence.amended([e for es in self.equal.values() for e in es], self.frozen)
 
 
 def _line(failure: Failure) -> tuple[str, int, str]:
@@ -291,6 +295,9 @@ def _ties(failure: Failure) -> Iterator[list[Equal]]:
                 and labels.size % other.size == 0
                 and not np.isin(other, labels).any()
             ):
+                tried += 1
+                if tried > _MOST_TIES:
+                    return
                 rows = labels.reshape(-1, other.size)
                 yield [(rows, np.broadcast_to(other, rows.shape))]
 

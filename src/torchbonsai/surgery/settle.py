@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
@@ -284,22 +284,14 @@ def _ties(failure: Failure) -> Iterator[list[Equal]]:
     record = failure.record
     assert record is not None
     before = failure.log.records[max(0, failure.index - _NEAR) : failure.index]
-    others = {
-        id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1
-    }
+    near = {id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1}
     for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
-        for other in others.values():
-            if (
-                other is not labels
-                and other.size > 1
-                and labels.size % other.size == 0
-                and not np.isin(other, labels).any()
-            ):
-                tried += 1
-                if tried > _MOST_TIES:
-                    return
-                rows = labels.reshape(-1, other.size)
-                yield [(rows, np.broadcast_to(other, rows.shape))]
+        fitting = (
+            o for o in near.values() if o.size > 1 and labels.size % o.size == 0 and not np.isin(o, labels).any()
+        )
+        for other in islice(fitting, _MOST_TIES):
+            rows = labels.reshape(-1, other.size)
+            yield [(rows, np.broadcast_to(other, rows.shape))]
 
 
 def _regroupings(labels: Ints, fields: list[Ints]) -> Iterator[tuple[Ints, int]]:

@@ -18,8 +18,9 @@ from torchbonsai.graph.call import UNKNOWN, Call, flat_tensors
 from torchbonsai.graph.channel_graph import Ints, Source
 from torchbonsai.graph.labels import Event, Fields, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
-from torchbonsai.graph.rules import registry
+from torchbonsai.graph.rules import load, registry
 
+load()
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
@@ -105,7 +106,10 @@ class Tracer(TorchDispatchMode):
         if rule is None:
             call.deny()
         elif kind in _ALWAYS or any(s.fields for s in shadows):
-            rule(call)
+            try:
+                rule(call)
+            except Exception as error:  # noqa: BLE001 - freezing is sound, whatever a rule stumbled over
+                self.rule_failed(call, error)
         outs = call.outputs
         self._note_outputs(call, outs, shadows, mutable)
         record.scalars = _scalars(kind, args, kwargs)
@@ -133,6 +137,13 @@ class Tracer(TorchDispatchMode):
         for s in shadows:
             if s.leaf is not None and s.leaf not in self.order:
                 self.order[s.leaf] = self.offset + len(self.log.records)
+
+    def rule_failed(self, call: Call, error: Exception) -> None:
+        """Freeze what the op touches."""
+        call.set_outputs.clear()
+        call.moves.clear()
+        call.record.consumed.clear()
+        call.deny(f"the rule of {call.name} failed ({type(error).__name__}: {error})")
 
     def finish(self, record: OpRecord) -> None:
         """The op is done; a proving tracer compares it here."""

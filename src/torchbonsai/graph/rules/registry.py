@@ -43,10 +43,6 @@ def lookup(func: Any) -> tuple[str, Rule | None]:
 
 
 def _find(func: Any) -> tuple[str, Rule | None]:
-    from torchbonsai.graph import rules
-
-    if not RULES:
-        rules.load()
     name = func.name().split(".")[0]
     plain = name.removesuffix("_") if func._schema.is_mutable and not name.endswith("__") else name
     if name in RULES:

@@ -1,1 +1,1 @@
-""""""
+"""Budgets, and how they are spent: scores -> which atoms stay."""

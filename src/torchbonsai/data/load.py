@@ -1,0 +1,104 @@
+"""Data sets by name: the embedded default, and the official files of CIFAR and of MNIST-style sets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchbonsai.core.errors import ConfigError, DataError, message
+from torchbonsai.data import cifar, fashion, idx
+from torchbonsai.data.raw import Raw
+from torchbonsai.data.splits import Splits, TestSplit, TrainSplit, ValSplit
+from torchbonsai.data.stratify import split_off
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What decides the images that a run sees.
+
+    name: see `names()`. data_dir: the folder with the official files, for sets that are not embedded. limit_train:
+    train on so many images only (stratified). val_size: how many training images become the validation split; by
+    default what suits the set. seed: which ones; it never changes the test split.
+    """
+
+    name: str = "fashion-target"
+    data_dir: str | None = None
+    limit_train: int | None = None
+    val_size: int | None = None
+    seed: int = 0
+
+
+Reader = Callable[[Path | None], Raw]
+
+READERS: dict[str, Reader] = {
+    **{name: partial(fashion.read, name) for name in fashion.NAMES},
+    **{name: partial(cifar.read, name) for name in cifar.NAMES},
+    **{name: partial(idx.read, name) for name in idx.NAMES},
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of the data sets, the embedded ones first."""
+    return tuple(READERS)
+
+
+def load(config: DataConfig) -> Splits:
+    """The splits that `config` describes, on the CPU; the same ones on every machine.
+
+    Validation is cut from the training images, stratified; then `limit_train` is applied to what is left, so that
+    runs with different limits share validation and test. Raises ConfigError for an unknown name, DataError where a
+    file is missing, truncated or altered, or a size is impossible.
+    """
+    raw = _reader(config)(None if config.data_dir is None else Path(config.data_dir).expanduser())
+    labels = raw.y_train
+    val, rest = split_off(labels, config.val_size or raw.val_size, config.seed, "the validation split")
+    train = rest
+    if config.limit_train is not None and config.limit_train != len(rest):
+        train = rest[split_off(labels[rest], config.limit_train, config.seed + 1, "limit_train")[0]]
+    images, mean, std = raw.x_train[train], raw.mean, raw.std
+    if mean is None or std is None:
+        mean, std = _moments(images)
+    return Splits(
+        TrainSplit(torch.from_numpy(images), torch.from_numpy(labels[train])),
+        ValSplit(torch.from_numpy(raw.x_train[val]), torch.from_numpy(labels[val])),
+        TestSplit(torch.from_numpy(raw.x_test), torch.from_numpy(raw.y_test)),
+        config.name,
+        raw.classes,
+        mean,
+        std,
+        raw.source,
+    )
+
+
+def _reader(config: DataConfig) -> Reader:
+    if config.name not in READERS:
+        near = difflib.get_close_matches(config.name, READERS, n=3)
+        raise ConfigError(
+            message(
+                f"a data set is one of {', '.join(READERS)}",
+                repr(config.name),
+                f"a typing error; near: {', '.join(near)}" if near else "a set that is not supported",
+                "choose one of these",
+            )
+        )
+    if config.name in fashion.NAMES and config.data_dir is not None:
+        raise ConfigError(
+            message(f"{config.name} is embedded and reads no folder", config.data_dir, "-", "leave the data folder out")
+        )
+    if config.val_size is not None and config.val_size < 1:
+        raise DataError(message("the validation split needs at least 1 image", f"{config.val_size}", "-", "give more"))
+    return READERS[config.name]
+
+
+def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, of pixels in [0, 1]; sums of integers, so the same on every machine."""
+    flat = images.transpose(1, 0, 2, 3).reshape(images.shape[1], -1).astype(np.int64)
+    mean = flat.sum(1) / flat.shape[1]
+    variance = (flat**2).sum(1) / flat.shape[1] - mean**2
+    return tuple(float(m) / 255 for m in mean), tuple(max(float(v), 1.0) ** 0.5 / 255 for v in variance)

@@ -1,0 +1,131 @@
+"""Building a model from plain data: a name of the zoo or `package.module:factory`, widths, options, a seed."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchbonsai.core.errors import ConfigError, PruningError, message
+from torchbonsai.models.factory import find_factory
+from torchbonsai.models.zoo import ZOO
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What decides a model but its seed.
+
+    name: of the zoo (`names()`), or "package.module:factory". width: a multiple of every width. widths: an explicit
+    list, its meaning in the model's docstring; wins over `width`. options: (name, value) pairs for the factory.
+    A factory of the user's own is given of in_shape, classes, width and widths those that it names as parameters.
+    """
+
+    name: str
+    in_shape: tuple[int, int, int] = (3, 32, 32)
+    classes: int = 10
+    width: float = 1.0
+    widths: tuple[int, ...] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.width) and self.width > 0):
+            raise ConfigError(message("width must be a number above 0", f"{self.width}", "-", "give e.g. 0.5"))
+        if self.classes < 1 or len(self.in_shape) != 3 or min(self.in_shape) < 1:
+            raise ConfigError(
+                message(
+                    "in_shape must be (channels, height, width) and classes at least 1",
+                    f"in_shape={self.in_shape}, classes={self.classes}",
+                    "a batch axis in in_shape",
+                    "leave the batch axis out",
+                )
+            )
+
+
+def names() -> tuple[str, ...]:
+    """The names of the zoo, sorted."""
+    return tuple(sorted(ZOO))
+
+
+def takes_width(name: str) -> bool:
+    """Whether the factory `name` has a parameter called `width`; raises ConfigError for an unknown name."""
+    return "width" in _parameters(_factory(name))
+
+
+def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
+    """The model, float32 on the CPU, with weights drawn from `seed`.
+
+    The global random state is left as found. Without a seed the weights are those that the current global state
+    gives (twice in a row: the same ones). Raises ConfigError for an unknown name, an argument that the factory does
+    not take, a factory that raises, or one that returns no module.
+    """
+    factory = _factory(config.name)
+    arguments = _arguments(config, _parameters(factory))
+    with _seeded(seed):
+        try:
+            model = factory(**arguments)
+        except PruningError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                message(
+                    f"the factory {config.name!r} must return a module",
+                    f"{type(error).__name__}: {error}",
+                    f"an error in the factory, called with {arguments}",
+                    "call it by hand with these arguments",
+                )
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            message(
+                f"the factory {config.name!r} must return a torch.nn.Module",
+                type(model).__name__,
+                "a factory of something else, or a missing return",
+                "return the module",
+            )
+        )
+    return model.to(device="cpu", dtype=torch.float32)
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    return ZOO[name] if name in ZOO else find_factory(name, names())
+
+
+def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(factory).parameters)
+
+
+def _arguments(config: ModelConfig, parameters: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    """What to call the factory with; raises ConfigError for a setting that it would have to ignore."""
+    given: dict[str, Any] = {"in_shape": config.in_shape, "classes": config.classes}
+    arguments = {k: v for k, v in given.items() if k in parameters}
+    asked: dict[str, Any] = dict(config.options)
+    if config.width != 1.0:
+        asked["width"] = config.width
+    if config.widths is not None:
+        asked["widths"] = config.widths
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    refused = [k for k in asked if k not in parameters and not (takes_any and k not in ("width", "widths"))]
+    if refused:
+        raise ConfigError(
+            message(
+                f"the factory {config.name!r} must take every setting it is given",
+                f"it takes {', '.join(parameters) or 'nothing'}, not {', '.join(refused)}",
+                "a setting of another model, or a factory without a width",
+                "leave it out, or add the parameter to the factory",
+            )
+        )
+    return arguments | asked
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        yield

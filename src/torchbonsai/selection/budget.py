@@ -1,0 +1,89 @@
+"""What a pruned network may cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import Any
+
+from torchbonsai.core.errors import ConfigError, message
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Upper limits that all hold at once. A float in (0, 1] is the share of the dense value to keep, an int absolute.
+
+    macs, params: ceilings. channels: of the prunable channels; a share is a target (exact), an int a ceiling.
+    widths: {group or producing module: channels to keep}, exact. Raises ConfigError for anything else, or for nothing.
+
+    >>> Budget(macs=0.5, params=100_000).params
+    100000
+    """
+
+    macs: float | int | None = None
+    params: float | int | None = None
+    channels: float | int | None = None
+    widths: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("macs", "params", "channels"):
+            object.__setattr__(self, name, _amount(name, getattr(self, name)))
+        if self.widths is not None:
+            object.__setattr__(self, "widths", _widths(self.widths))
+        if not self.searched and not self.widths:
+            raise _invalid("a budget needs at least one of macs, params, channels, widths", "none of them")
+
+    @property
+    def searched(self) -> bool:
+        """Whether there is more to meet than fixed widths."""
+        return any(v is not None for v in (self.macs, self.params, self.channels))
+
+
+def share(amount: float) -> Fraction:
+    """A share as the decimal number that was written, so that 0.29 of 100 is 29 and not 28."""
+    return Fraction(repr(amount))
+
+
+def ceiling(amount: float | int, dense: int) -> int:
+    """The largest count that `amount` allows: a share of `dense` rounded down, or the int itself."""
+    return math.floor(share(amount) * dense) if isinstance(amount, float) else amount
+
+
+def nearest(amount: Fraction, size: int) -> int:
+    """⌊amount·size + ½⌋, exactly."""
+    return (2 * amount.numerator * size + amount.denominator) // (2 * amount.denominator)
+
+
+def _amount(name: str, value: Any) -> float | int | None:
+    if value is None:
+        return None
+    must = f"{name} must be a float in (0, 1], the share to keep, or a positive int, an absolute ceiling"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise _invalid(must, repr(value))
+    if isinstance(value, Integral):
+        if value < 1:
+            raise _invalid(must, repr(value))
+        return int(value)
+    part = float(value)
+    if not 0 < part <= 1:  # NaN fails too
+        raise _invalid(must, repr(value))
+    return part
+
+
+def _widths(widths: Any) -> dict[str, int]:
+    must = "widths must be {group or module name: a positive int}"
+    if not isinstance(widths, Mapping):
+        raise _invalid(must, repr(widths))
+    for name, width in widths.items():
+        if not isinstance(name, str) or isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
+            raise _invalid(must, f"{name!r}: {width!r}")
+    return {name: int(width) for name, width in widths.items()}
+
+
+def _invalid(must: str, got: str) -> ConfigError:
+    return ConfigError(
+        message(must, got, "a percentage, or a share to remove instead of to keep", "e.g. Budget(macs=0.5)")
+    )

@@ -1,0 +1,146 @@
+"""Spend a budget: scores and limits -> the atoms that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from torchbonsai.core.errors import BudgetError, ConfigError, PruningError, message
+from torchbonsai.cost.macs import Cost, CostModel
+from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
+from torchbonsai.selection.budget import Budget, ceiling, nearest, share
+from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
+from torchbonsai.selection.unreachable import unreachable
+from torchbonsai.selection.widths import widths_by_group
+
+Scope = Literal["global", "uniform"]
+Limits = dict[str, int]
+"""Field of `Cost` -> the largest value that is allowed."""
+
+
+def select(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    budget: Budget,
+    *,
+    scope: Scope = "global",
+    round_to: int = 1,
+    min_channels: int = 1,
+    normalise: Literal["mean"] | None = "mean",
+) -> Selection:
+    """{group: (n atoms,) bool, True = keep} for every group: the widest choice that meets all budgets.
+
+    scores: {group: (n atoms,)}, higher = keep; atoms leave in the order of (score, group, channel). scope="uniform":
+    one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
+    divided by their group's mean if normalise="mean". round_to: kept counts are its multiples or the dense count.
+
+    Raises BudgetError where the limits cannot be met (naming the floor and what holds it up), ConfigError for options
+    that are not valid, PruningError for scores that do not fit the graph.
+    """
+    _check_options(scope, round_to, min_channels, normalise)
+    if not graph.groups:
+        raise _nothing_to_prune(graph)
+    ranking = rank(graph, _flat_scores(graph, scores), divide_by_mean=normalise == "mean" and scope == "global")
+    sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
+    given = widths_by_group(graph, budget.widths or {})
+    bounds = _bounds(graph, sizes, given, searched=budget.searched, min_channels=min_channels, round_to=round_to)
+    cost = CostModel(graph)
+    limits = _limits(budget, cost.dense, sizes, bounds, scope)
+    ladder = _ladder(budget, sizes, bounds, scope, ranking)
+    widths = ladder.first(lambda w: _fits(cost.of(ranking.kept(w)), limits))
+    if widths is None:
+        raise unreachable(graph, cost, ranking.kept(ladder.widths(ladder.length - 1)), limits, given, bounds)
+    kept = ranking.kept(widths)
+    return {g.name: kept[g.offset : g.offset + g.size] for g in graph.groups}
+
+
+def _ladder(budget: Budget, sizes: Ints, bounds: Bounds, scope: Scope, ranking: Ranking) -> Ladder:
+    if scope == "global":
+        return global_ladder(sizes, bounds, ranking)
+    most = share(budget.channels) if isinstance(budget.channels, float) else Fraction(1)
+    return uniform_ladder(sizes, bounds, most)
+
+
+def _limits(budget: Budget, dense: Cost, sizes: Ints, bounds: Bounds, scope: Scope) -> Limits:
+    limits: Limits = {}
+    for name in ("macs", "params"):
+        amount = getattr(budget, name)
+        if amount is not None:
+            limits[name] = ceiling(amount, getattr(dense, name))
+    if budget.channels is not None:
+        limits["channels"] = _channel_limit(budget.channels, sizes, bounds, scope)
+    return limits
+
+
+def _channel_limit(amount: float | int, sizes: Ints, bounds: Bounds, scope: Scope) -> int:
+    """A share is a target of each group (uniform, where the floor is part of the target) or of all (global)."""
+    if isinstance(amount, int):
+        return amount
+    if scope == "global":
+        return nearest(share(amount), int(sizes.sum()))
+    return sum(min(n, max(bounds.min_channels, nearest(share(amount), n))) for n in sizes.tolist())
+
+
+def _bounds(
+    graph: ChannelGraph, sizes: Ints, given: Mapping[str, int], *, searched: bool, min_channels: int, round_to: int
+) -> Bounds:
+    """Given widths are fixed; the others stay whole unless there is a budget to search for."""
+    most = sizes.copy()
+    least = floors(sizes, min_channels, round_to) if searched else sizes.copy()
+    for number, group in enumerate(graph.groups):
+        if group.name in given:
+            most[number] = least[number] = given[group.name]
+    return Bounds(most, least, round_to, min_channels)
+
+
+def _fits(cost: Cost, limits: Limits) -> bool:
+    return all(getattr(cost, name) <= limit for name, limit in limits.items())
+
+
+def _flat_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Floats:
+    """(n_atoms,) float64. Raises PruningError where a group has no score, or not one finite number an atom."""
+    flat = np.empty(graph.n_atoms)
+    for group in graph.groups:
+        values = scores.get(group.name)
+        if values is None or tuple(values.shape) != (group.size,) or not bool(values.isfinite().all()):
+            got = "nothing" if values is None else f"shape {tuple(values.shape)}, {values}"
+            raise PruningError(
+                message(
+                    f"group {group.name!r} needs {group.size} finite scores, one a channel",
+                    got,
+                    "scores of another graph, or a criterion that divides by zero",
+                    "check them with tb.testing.check_criterion",
+                )
+            )
+        flat[group.offset : group.offset + group.size] = values.detach().cpu().double().numpy()
+    return flat
+
+
+def _check_options(scope: str, round_to: int, min_channels: int, normalise: str | None) -> None:
+    if scope not in ("global", "uniform"):
+        raise _invalid("scope must be 'global' or 'uniform'", scope)
+    if normalise not in ("mean", None):
+        raise _invalid("normalise must be 'mean' or None", normalise)
+    for name, value in (("round_to", round_to), ("min_channels", min_channels)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise _invalid(f"{name} must be a positive int", value)
+
+
+def _invalid(must: str, got: object) -> ConfigError:
+    return ConfigError(message(must, repr(got), "a typing error", "see the documentation of tb.prune"))
+
+
+def _nothing_to_prune(graph: ChannelGraph) -> BudgetError:
+    reasons = dict.fromkeys(f"{f.name}: {f.reason}" + (f" ({f.source})" if f.source else "") for f in graph.frozen)
+    return BudgetError(
+        message(
+            "a budget needs at least one channel that can be removed",
+            "a network whose every channel is frozen",
+            "\n    ".join(reasons) or "the network has no layer between its input and its output",
+            "see graph.explain(); `ignore` and `only` freeze channels too",
+        )
+    )

@@ -1,0 +1,38 @@
+"""How many images of a split a model classifies right."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from torchbonsai.data.batches import normalise
+from torchbonsai.data.splits import Split, Splits
+from torchbonsai.training.checks import check_logits, check_number
+from torchbonsai.training.config import Precision
+from torchbonsai.training.modes import autocast, flags_kept, laid_out
+
+
+def accuracy(
+    model: nn.Module,
+    split: Split,
+    splits: Splits,
+    *,
+    batch_size: int = 500,
+    precision: Precision = "float32",
+    channels_last: bool = False,
+) -> float:
+    """The share of `split` classified right, in [0, 1]: every image counts once, whatever the batches.
+
+    Eval mode; training flags are restored. Raises DataError where an output is not finite, ConfigError where the
+    model has another number of outputs than there are classes.
+    """
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    right = 0
+    with flags_kept(model), torch.inference_mode(), autocast(device, precision):
+        model.eval()
+        for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
+            inputs = laid_out(normalise(x.to(device), splits), channels_last)
+            logits = check_logits(model(inputs), len(y), splits.classes)
+            check_number(logits.double().abs().sum().item(), "every output of the model")
+            right += int((logits.argmax(1) == y.to(device)).sum())
+    return right / len(split)

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from toy_stages import Alone, Clamp, Fail, Number, Sum
 
 from torchbonsai.core.errors import ConfigError, DataError
-from torchbonsai.study.executor import InProcess, Workers
-from torchbonsai.study.runner import Event, run
+from torchbonsai.study.executor import Executor, InProcess, Workers
+from torchbonsai.study.runner import Event
+from torchbonsai.study.runner import run as run_open
 from torchbonsai.study.stage import Stage, in_order, kind_of
-from torchbonsai.study.store import DamagedStage, Store
+from torchbonsai.study.store import DamagedStage, Done, Store
 from torchbonsai.study.work import StageError, config_from_json
+
+
+def run(stages: list[Stage], store: Store, executor: Executor, **more: Any) -> dict[str, Done]:
+    """`runner.run`, with the executor closed afterwards."""
+    try:
+        return run_open(stages, store, executor, **more)
+    finally:
+        executor.close()
 
 
 def lines(log: Path) -> list[str]:

@@ -120,21 +120,18 @@ def run(
     """Bring all `stages` and their ancestors to their end; returns spec -> what each left.
 
     A stage that raises ends the run with its error, which then names the stage; what is done stays done.
-    The executor is closed on the way out, whatever happens.
+    The executor stays open for another run; whoever opened it closes it.
     """
     walk = _Walk(in_order(stages), store, executor, listener, dict(places or {}))
-    try:
-        before = -1
-        while len(walk.finished) < len(walk.stages):
-            walk.advance()
-            if walk.running:
-                walk.listen()
-            else:  # all that was ready was found in the store
-                assert len(walk.finished) > before, "the list of stages has a cycle"
-            before = len(walk.finished)
-        return walk.finished
-    finally:
-        executor.close()
+    before = -1
+    while len(walk.finished) < len(walk.stages):
+        walk.advance()
+        if walk.running:
+            walk.listen()
+        else:  # all that was ready was found in the store
+            assert len(walk.finished) > before, "the list of stages has a cycle"
+        before = len(walk.finished)
+    return walk.finished
 
 
 def _named(error: PruningError, stages: list[Stage]) -> PruningError:

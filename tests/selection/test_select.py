@@ -78,8 +78,8 @@ def test_a_group_of_zeros_leaves_first_and_negative_scores_keep_their_order():
 def test_macs_ceiling_uniform_by_hand():
     toy = toys.chain()
     # Widths (5, 7) cost 4320 + 2520 + 168 = 7008 MACs; half is 3504.
-    # s = 1/2: (3, 4) costs 2592 + 864 + 96 = 3552, too much; the next lower step is 2.5/5 … 3.5/7 = 1/2 alone,
-    # below it (2, 3): 1728 + 432 + 72 = 2232.
+    # At s = 1/2 both round up: (3, 4) costs 2592 + 864 + 96 = 3552, too much. Just below, both round down:
+    # (2, 3) costs 1728 + 432 + 72 = 2232.
     kept = select(toy.graph, increasing(toy.graph), Budget(macs=0.5), scope="uniform")
     assert widths(kept) == [2, 3]
     assert cost_of(toy.graph, toy.graph.keep(kept)).macs == 2232

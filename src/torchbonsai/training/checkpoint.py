@@ -26,8 +26,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """`load_weights` for tensors that were read already from the file called `name`."""
+    """`load_weights` for tensors that were read already from the file called `name`.
+
+    A batch norm's counter `num_batches_tracked` may be missing, as in files older than the counter: it starts at 0.
+    """
     own = model.state_dict()
+    counters = {k: torch.zeros_like(v) for k, v in own.items() if k.endswith("num_batches_tracked")}
+    tensors = counters | dict(tensors)
     different = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unexpected or different:
@@ -65,7 +70,7 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, weights_only=True, map_location="cpu")
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+        raise _unreadable(path, f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}") from error
 
 
 def _unreadable(path: Path, got: str) -> DataError:

@@ -38,7 +38,7 @@ def fit(
 
     An epoch is one permutation of the images, in batches of even size. splits: for the mean, the deviation and the
     number of classes. val: evaluated after every epoch. state: see `TrainState`; a filled one is gone on from.
-    The model stays in the memory layout that `config.channels_last` says. Same weights, config, threads and versions
+    The model stays in the memory layout that `config.channels_last` says; gradients are cleared. Same weights, config, threads and versions
     give the same bits, broken off and gone on or not.
     Raises ConfigError for a model without trainable parameters or with another number of outputs, DataError for
     weights that are not finite or a loss that becomes so.
@@ -66,6 +66,7 @@ def fit(
                 state.capture(model, optimizer, generator, reports)
             if on_epoch is not None:
                 on_epoch(report)
+        optimizer.zero_grad(set_to_none=True)
     return History(tuple(reports))
 
 

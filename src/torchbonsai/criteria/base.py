@@ -1,0 +1,179 @@
+"""The protocol of a criterion, and what it may use: graph, model, batches, loss, tensors, activations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchbonsai.core.errors import DataError, PruningError, message
+from torchbonsai.cost.evaluate import call, device_of, eval_mode
+from torchbonsai.criteria.batches import check_finite, length_of, read_batches
+from torchbonsai.criteria.watch import watch_forward
+from torchbonsai.graph.channel_graph import ChannelGraph, Site
+
+Loss = Callable[[nn.Module, Any], Tensor]
+Scores = dict[str, Tensor]
+"""Group name -> (n atoms,) float on the CPU, higher = keep."""
+
+NEEDS_DATA = frozenset({"activations", "gradients", "gates", "evaluations"})
+
+
+class PruningWarning(UserWarning):
+    """Something that a result depends on and that its reader should know."""
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """Scores every channel of the whole model at once.
+
+    needs: of {"weights", "activations", "gradients", "gates", "evaluations"}; all but the first need batches.
+    normalise: how a *global* ranking divides a group's scores.
+
+    A criterion may also have `claims`, a frozenset of what `tb.testing.check_criterion` is to hold it to:
+    "equivariant" (reordered channels, reordered scores; assumed where `claims` is missing) and "unread lowest" (a
+    channel that nobody reads scores lowest in its group).
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def normalise(self) -> Literal["mean"] | None: ...
+
+    def score(self, context: ScoringContext) -> Scores:
+        """{group: (n atoms,) float, CPU, higher = keep} for every group of `context.graph`."""
+        ...
+
+
+class ScoringContext:
+    """What a criterion gets. `model` is in eval mode while `resolve` runs; weights, flags and random state stay.
+
+    batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
+    device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
+    against batch[1]. notes: what the criterion wants the reader of the result to know.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, model: nn.Module, batches: Iterable[Any] | None = None, loss: Loss | None = None
+    ) -> None:
+        self.graph = graph
+        self.model = model
+        self.notes: list[str] = []
+        self._given = batches
+        self._loss = loss
+
+    @cached_property
+    def batches(self) -> list[Any] | None:
+        """All batches on the model's device, or None where none were given. Raises DataError for NaN or infinity."""
+        return None if self._given is None else read_batches(self._given, device_of(self.model))
+
+    def data(self) -> list[Any]:
+        """The batches of a criterion that cannot do without. Raises DataError where there are none."""
+        if not self.batches:
+            raise DataError(
+                message(
+                    "this criterion needs batches",
+                    "none" if self.batches is None else "an iterable without a batch",
+                    "batches=None, an exhausted generator, or a loader with drop_last on too few samples",
+                    "pass batches=, an iterable of (inputs, targets)",
+                )
+            )
+        return self.batches
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The loss given, else the cross-entropy of `model` on the batch; a scalar, a mean over the batch."""
+        if self._loss is not None:
+            return self._loss(model, batch)
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            raise _no_targets(batch)
+        return F.cross_entropy(call(model, batch[0]), batch[1])
+
+    def inputs_of(self, batch: Any) -> Any:
+        """The inputs in a batch: a Tensor or a dict is the inputs, of anything else its first entry."""
+        return batch if isinstance(batch, Tensor | Mapping) else batch[0]
+
+    def length_of(self, batch: Any) -> int:
+        """How many samples a batch holds: the weight of its mean."""
+        return length_of(batch)
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter or buffer of that name, detached."""
+        return self._tensors[name].detach()
+
+    def note(self, text: str) -> None:
+        """Tell the reader of the result: kept in `notes`, and warned about as a `PruningWarning`."""
+        self.notes.append(text)
+        warnings.warn(text, PruningWarning, stacklevel=2)
+
+    def watch(self, callback: Callable[[Site, Tensor], None]) -> None:
+        """Run every batch forward without gradients and call `callback(site, output)` at each of `graph.sites`.
+
+        The forward is `loss(model, batch)` if a loss was given, else the model on `inputs_of(batch)`. Raises DataError
+        without batches, PruningError where a batch takes another path through the model than the trace did.
+        """
+        with torch.no_grad(), eval_mode(self.model):
+            for batch in self.data():
+                watch_forward(self.model, self.graph.sites, callback, partial(self._forward, batch))
+
+    def resolve(self, criterion: Criterion) -> Scores:
+        """`criterion`'s scores in the graph's order, checked.
+
+        Raises DataError for NaN or infinity in a parameter (or NaN in a buffer), or for missing batches; PruningError
+        where a group has no score, or not one finite number an atom.
+        """
+        for name, tensor in self._tensors.items():
+            check_finite(name, tensor, infinity_too=name in self.graph.parameters)
+        if criterion.needs & NEEDS_DATA:
+            self.data()
+        with eval_mode(self.model):
+            scores = criterion.score(self)
+        unknown = sorted(set(scores) - set(self.graph.by_name))
+        if unknown:
+            raise _misfit(criterion, f"scores of the graph's {len(self.graph.groups)} groups", f"also {unknown}")
+        return {g.name: _checked(criterion, g.name, g.size, scores.get(g.name)) for g in self.graph.groups}
+
+    def _forward(self, batch: Any) -> object:
+        return call(self.model, self.inputs_of(batch)) if self._loss is None else self._loss(self.model, batch)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        named = (
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        )
+        return dict(named)
+
+
+def _checked(criterion: Criterion, group: str, size: int, values: Tensor | None) -> Tensor:
+    must = f"group {group!r} needs a float tensor of shape ({size},), all finite"
+    if not isinstance(values, Tensor):
+        raise _misfit(criterion, must, "nothing" if values is None else type(values).__name__)
+    if tuple(values.shape) != (size,) or not values.is_floating_point():
+        raise _misfit(criterion, must, f"{values.dtype} of shape {tuple(values.shape)}")
+    values = values.detach().cpu()
+    if not bool(values.isfinite().all()):
+        raise _misfit(criterion, must, f"{int((~values.isfinite()).sum())} that are NaN or infinite")
+    return values
+
+
+def _misfit(criterion: Criterion, must: str, got: str) -> PruningError:
+    cause = "a criterion that looks at modules instead of bindings, or divides by zero"
+    way_out = "try it with tb.testing.check_criterion"
+    return PruningError(message(f"{type(criterion).__name__}: {must}", got, cause, way_out))
+
+
+def _no_targets(batch: Any) -> DataError:
+    return DataError(
+        message(
+            "the default loss needs batches of (inputs, targets)",
+            type(batch).__name__,
+            "a loader that gives inputs only, or dicts",
+            "pass loss=, a callable(model, batch) that returns a scalar",
+        )
+    )

@@ -1,0 +1,157 @@
+"""The conformance suite of criteria: what any method of scoring channels must do, whoever wrote it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchbonsai.core.errors import DataError
+from torchbonsai.criteria.base import NEEDS_DATA, Criterion, PruningWarning, Scores, ScoringContext
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
+from torchbonsai.testing.toys import Toy, toys
+
+KNOWN_NEEDS = NEEDS_DATA | {"weights"}
+CLAIMS = frozenset({"equivariant", "unread lowest"})
+
+
+def check_criterion(criterion: Criterion, on: Iterable[Toy] | None = None) -> None:
+    """Hold `criterion` to the protocol on toy networks (or on your own).
+
+    Checked: shapes, finite numbers; model, flags, gradients and random state as found; the same scores twice;
+    reordered channels give reordered scores, and a channel that nobody reads scores lowest, where claimed; without
+    calibration data a clear DataError where data is needed, and no complaint where it is not.
+    Raises AssertionError that says which of these fails on which network.
+    """
+    _check_declaration(criterion)
+    for toy in toys().values() if on is None else on:
+        name = type(toy.model).__name__
+        _check_untouched(criterion, toy, name)
+        _check_repeatable(criterion, toy, name)
+        _check_data(criterion, toy, name)
+        if "equivariant" in claims_of(criterion):
+            _check_equivariant(criterion, toy, name)
+        if "unread lowest" in claims_of(criterion):
+            _check_unread(criterion, toy, name)
+
+
+def claims_of(criterion: Criterion) -> frozenset[str]:
+    """What the criterion promises beyond the protocol; equivariance unless it says otherwise."""
+    return frozenset(getattr(criterion, "claims", {"equivariant"}))
+
+
+def calibration(toy: Toy) -> list[tuple[Tensor, Tensor]]:
+    """Three batches of 4, 4 and 3 samples, like the toy's inputs, and targets of 3 classes."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = (4, 4, 3)
+    pictures = (torch.randn(n, *toy.inputs.shape[1:], generator=generator, dtype=toy.inputs.dtype) for n in sizes)
+    return [(x, torch.randint(0, 3, (len(x),), generator=generator)) for x in pictures]
+
+
+def reordered(model: nn.Module, graph: ChannelGraph, order: Ints) -> nn.Module:
+    """A copy that computes the same, with atom `order[a]` of `model` in the place of atom a. order: (n_atoms,)."""
+    copied = copy.deepcopy(model)
+    tensors: dict[str, Tensor] = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
+    for name, axes in graph.axes.items():
+        if graph.aliases.get(name, name) != name:
+            continue
+        for axis, atoms in axes.items():
+            wanted = np.where(atoms == FROZEN, FROZEN, order[atoms])
+            source = np.empty(len(atoms), dtype=np.int64)
+            source[np.argsort(wanted, kind="stable")] = np.argsort(atoms, kind="stable")
+            tensor = tensors[name].data
+            tensor.copy_(tensor.index_select(axis, torch.from_numpy(source)))
+    return copied
+
+
+def _scores(criterion: Criterion, toy: Toy, model: nn.Module | None = None) -> Scores:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PruningWarning)
+        return ScoringContext(toy.graph, model or toy.model, calibration(toy)).resolve(criterion)
+
+
+def _check_declaration(criterion: Criterion) -> None:
+    assert isinstance(criterion, Criterion), "a criterion has needs, normalise and score(context)"
+    unknown = frozenset(criterion.needs) - KNOWN_NEEDS
+    assert not unknown, f"needs {unknown} is none of {sorted(KNOWN_NEEDS)}"
+    assert criterion.normalise in ("mean", None), f"normalise must be 'mean' or None, not {criterion.normalise!r}"
+    unknown = claims_of(criterion) - CLAIMS
+    assert not unknown, f"claims {unknown} is none of {sorted(CLAIMS)}"
+
+
+def _check_untouched(criterion: Criterion, toy: Toy, name: str) -> None:
+    model = copy.deepcopy(toy.model).train()
+    next(model.children()).eval()  # a mixture of flags must come back as it was
+    before, state = _portrait(model), _random_state()
+    scores = _scores(criterion, toy, model)
+    assert _portrait(model) == before, f"{name}: the model was changed (weights, buffers, flags, gradients or hooks)"
+    assert _random_state() == state, f"{name}: global random state was moved; use a generator of your own"
+    assert list(scores) == [g.name for g in toy.graph.groups]
+
+
+def _check_repeatable(criterion: Criterion, toy: Toy, name: str) -> None:
+    first, second = _scores(criterion, toy), _scores(criterion, toy)
+    for group, values in first.items():
+        assert torch.equal(values, second[group]), f"{name}: two runs score group {group!r} differently"
+
+
+def _check_data(criterion: Criterion, toy: Toy, name: str) -> None:
+    """Without data: a DataError exactly where `needs` says that data is needed."""
+    needs_data = bool(criterion.needs & NEEDS_DATA)
+    nothing: tuple[list[Any] | None, ...] = (None, [])
+    for batches in nothing:
+        try:
+            ScoringContext(toy.graph, toy.model, batches).resolve(criterion)
+            refused = False
+        except DataError:
+            refused = True
+        assert refused == needs_data, (
+            f"{name}: with batches={batches} it {'needs data' if refused else 'needs none'}, "
+            f"but its needs are {sorted(criterion.needs)}"
+        )
+
+
+def _check_equivariant(criterion: Criterion, toy: Toy, name: str) -> None:
+    generator = np.random.default_rng(3)
+    order = np.concatenate([g.offset + generator.permutation(g.size) for g in toy.graph.groups])
+    before = _scores(criterion, toy)
+    after = _scores(criterion, toy, reordered(toy.model, toy.graph, order))
+    for g in toy.graph.groups:
+        expected = before[g.name][torch.from_numpy(order[g.offset : g.offset + g.size] - g.offset)]
+        same = torch.allclose(after[g.name], expected, rtol=1e-4, atol=1e-7)
+        assert same, f"{name}: channels of group {g.name!r} were reordered, and the scores did not follow"
+
+
+def _check_unread(criterion: Criterion, toy: Toy, name: str) -> None:
+    for group in toy.graph.groups:
+        model, channel = copy.deepcopy(toy.model), group.size // 2
+        tensors = dict(model.named_parameters())
+        for binding in group.bound("consumes"):
+            unread = torch.from_numpy(np.flatnonzero(binding.index == channel))
+            tensors[binding.name].data.index_fill_(binding.axis, unread, 0)
+        values = _scores(criterion, toy, model)[group.name]
+        lowest = bool((values[channel] <= values).all()) and bool(values[channel] < values.max())
+        assert lowest, f"{name}: channel {channel} of group {group.name!r} is read by nobody and does not score lowest"
+
+
+def _portrait(model: nn.Module) -> dict[str, Any]:
+    """Everything that a criterion must leave as it was, as comparable data."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    parameters = dict(model.named_parameters())
+    return {
+        "values": {n: (id(t), t.dtype, t.detach().cpu().numpy().tobytes()) for n, t in tensors},
+        "requires_grad": {n: p.requires_grad for n, p in parameters.items()},
+        "gradients": {n: p.grad is None for n, p in parameters.items()},
+        "training": {n: m.training for n, m in model.named_modules()},
+        "hooks": {n: len(m._forward_hooks) + len(m._forward_pre_hooks) for n, m in model.named_modules()},
+    }
+
+
+def _random_state() -> tuple[bytes, str, str]:
+    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), repr(random.getstate())

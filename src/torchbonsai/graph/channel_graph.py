@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,9 @@ class ChannelGraph:
     sites: tuple[Site, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     unreached: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    evidence: Any = field(default=None, repr=False)
+    """What the trace saw, op by op (`graph.evidence.Evidence`): numbers only, kept for the proof."""
 
     @property
     def n_atoms(self) -> int:

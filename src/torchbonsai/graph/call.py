@@ -1,0 +1,292 @@
+"""One op of the traced pass, as the rules see it: its tensors' fields, and the few things a rule can do with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from torchbonsai.graph.channel_graph import Ints
+from torchbonsai.graph.labels import Field, Fields, Shadow
+from torchbonsai.graph.record import Consumption, Move, OpRecord
+
+if TYPE_CHECKING:
+    from torchbonsai.graph.tracer import Tracer
+
+UNKNOWN = Shadow()
+Letters = tuple[int, ...]
+"""A letter for each axis of an operand, as in einsum: 0, 1, … are output axes, negative numbers are contracted."""
+
+POSITION = (1 << 40) - 1
+"""The low bits of a position id; the bits above number the input that the element came from."""
+
+Rule = Callable[["Call"], None]
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """A field of one operand, its axes renamed to letters (ascending)."""
+
+    operand: int
+    letters: Letters
+    labels: Ints
+
+
+@dataclass(eq=False, slots=True)
+class Joined:
+    """What `Call.join` found: the fields that go on to the output, and every label array that the op ran over."""
+
+    fields: Fields
+    extents: tuple[tuple[Letters, Ints], ...]
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """func(*args, **kwargs) -> out, with `tensors` its tensor arguments in flattened order."""
+
+    tracer: Tracer
+    func: Any
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    tensors: list[torch.Tensor]
+    record: OpRecord
+    set_outputs: dict[int, Fields] = field(default_factory=dict)
+    moves: dict[int, list[Move]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ reading
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """A positional or keyword argument of the op."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def shadow(self, tensor: torch.Tensor) -> Shadow:
+        return getattr(tensor, "_bonsai", UNKNOWN)
+
+    def fields(self, tensor: torch.Tensor) -> Fields:
+        return self.shadow(tensor).fields
+
+    @property
+    def outputs(self) -> list[torch.Tensor]:
+        return flat_tensors(self.out)
+
+    # ------------------------------------------------------------------ writing
+    def give(self, out: torch.Tensor, fields: Fields) -> None:
+        """`out` carries `fields`."""
+        self.set_outputs[id(out)] = fields
+
+    def place(self, out: torch.Tensor, axes: tuple[int, ...], ids: Ints, labels: Ints) -> None:
+        """`out` holds, along `axes`, the elements `ids` of `labels` (flat): a field, and where it came from."""
+        self.give(out, (*self.set_outputs.get(id(out), ()), Field(axes, labels[ids & POSITION])))
+        self.moves.setdefault(id(out), []).append((ids, (labels,)))
+
+    def place_many(self, out: torch.Tensor, axes: tuple[int, ...], ids: Ints, parts: Sequence[Ints]) -> None:
+        """Like `place`, from several sources; the high bits of an id number its source."""
+        labels = np.concatenate([p.ravel() for p in parts])
+        offsets = np.cumsum([0, *(p.size for p in parts)])
+        self.give(out, (*self.set_outputs.get(id(out), ()), Field(axes, labels[offsets[ids >> 40] + (ids & POSITION)])))
+        self.moves.setdefault(id(out), []).append((ids, tuple(parts)))
+
+    def variant(self, name: str) -> str:
+        """Which form of the op this is; another pass must take it as the same form, whatever its sizes say."""
+        self.record.variant = self.tracer.expected_variant() or name
+        return self.record.variant
+
+    def freeze(self, labels: Ints | Fields | torch.Tensor, reason: str) -> None:
+        """The labels (or all labels of the tensor) can never be removed."""
+        if isinstance(labels, torch.Tensor):
+            labels = self.fields(labels)
+        arrays = [f.labels for f in labels] if isinstance(labels, tuple) else [labels]
+        for array in arrays:
+            self.tracer.freeze(array, reason)
+
+    def inexact(self, labels: Ints, reason: str) -> None:
+        """Removing the labels changes a number that the masked reference keeps."""
+        self.tracer.mark_inexact(labels, reason)
+
+    def unify(self, a: Ints, b: Ints) -> None:
+        """Element by element, the two leave together."""
+        self.tracer.unify(a, b)
+
+    def fresh(self, n: int) -> Ints:
+        """n new labels for positions that the op itself made."""
+        return self.tracer.fresh(n, self.record)
+
+    def deny(self, reason: str | None = None) -> None:
+        """Freeze every label that the op sees; its outputs carry none."""
+        for tensor in self.tensors:
+            self.freeze(tensor, reason or f"{self.name} has no rule: nothing is assumed of unknown ops")
+
+    # ------------------------------------------------------------------ the one way in which tensors meet
+    def join(
+        self, operands: Sequence[tuple[torch.Tensor, Letters]], contracted: frozenset[int] = frozenset()
+    ) -> Joined:
+        """Tensors meet along letters, as in einsum: equal letters are unified, contracted ones are consumed.
+
+        Whatever varies along a labelled letter without carrying a label there freezes the labels.
+        """
+        items = [item for i, operand in enumerate(operands) for item in self._items(i, operand, operands)]
+        fields: list[Field] = []
+        extents: list[tuple[Letters, Ints]] = []
+        for letters, members in _clusters(items):
+            base = self._merge(letters, members, operands)
+            if base is None:
+                continue
+            extents.append((letters, base))
+            eaten = tuple(x for x in letters if x in contracted)
+            if not eaten:
+                fields.append(Field(letters, base))
+            else:
+                fields.extend(self._consume(letters, eaten, base, members, operands))
+        return Joined(tuple(fields), tuple(extents))
+
+    def _items(
+        self, i: int, operand: tuple[torch.Tensor, Letters], operands: Sequence[tuple[torch.Tensor, Letters]]
+    ) -> list[Item]:
+        tensor, letters = operand
+        items = []
+        for axes, labels in self.fields(tensor):
+            named = tuple(letters[a] for a in axes)
+            wide = tuple(
+                k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1
+            )
+            if wide:
+                if labels.size == 1 or len(wide) == len(named):
+                    self.freeze(labels, f"{self.name} broadcasts a single channel")
+                    continue
+                labels = labels.squeeze(wide)
+                named = tuple(x for k, x in enumerate(named) if k not in wide)
+            if any(a > b for a, b in zip(named, named[1:], strict=False)):
+                order = tuple(int(k) for k in np.argsort(named))
+                named, labels = tuple(named[k] for k in order), labels.transpose(order)
+            items.append(Item(i, named, labels))
+        return items
+
+    @staticmethod
+    def _size(letter: int, operands: Sequence[tuple[torch.Tensor, Letters]]) -> int:
+        return max((t.shape[ls.index(letter)] for t, ls in operands if letter in ls), default=1)
+
+    def _merge(
+        self, letters: Letters, members: list[Item], operands: Sequence[tuple[torch.Tensor, Letters]]
+    ) -> Ints | None:
+        """One label array over `letters` for all members, unified; None where the cluster had to be frozen."""
+        covered: dict[int, Letters] = {}
+        for item in members:
+            if item.operand in covered:
+                return self._freeze_all(members, f"{self.name} meets one tensor along two labelled axes at once")
+            covered[item.operand] = item.letters
+        for i, (tensor, names) in enumerate(operands):
+            for axis, letter in enumerate(names):
+                if letter not in letters or letter in covered.get(i, ()):
+                    continue
+                if tensor.shape[axis] > 1 and tensor.stride(axis) != 0:
+                    what = "the model input" if self.shadow(tensor).dynamic else "a tensor without channel labels"
+                    return self._freeze_all(members, f"{self.name} meets {what} that varies along the axis")
+        base = next((m.labels for m in members if m.letters == letters), None)
+        if base is None:
+            shape = tuple(self._size(x, operands) for x in letters)
+            base = np.ascontiguousarray(np.broadcast_to(_spread(members[0], letters), shape))
+        for item in members:
+            if item.labels is not base:
+                same = item.letters == letters
+                self.unify(base, item.labels if same else np.broadcast_to(_spread(item, letters), base.shape))
+        return base
+
+    def _freeze_all(self, members: list[Item], reason: str) -> None:
+        for item in members:
+            self.freeze(item.labels, reason)
+
+    def _consume(
+        self,
+        letters: Letters,
+        eaten: Letters,
+        base: Ints,
+        members: list[Item],
+        operands: Sequence[tuple[torch.Tensor, Letters]],
+    ) -> Fields:
+        """The labels end here. Where other letters remain, position j leaves in every block, or whole blocks do."""
+        self._note_consumption(members, operands)
+        rest = tuple(x for x in letters if x not in eaten)
+        if not rest:
+            return ()
+        first = tuple(slice(0, 1) if x in eaten else slice(None) for x in letters)
+        if self.tracer.keeps_blocks(self.record):
+            whole = base[first]
+            self.unify(base, np.broadcast_to(whole, base.shape))
+            return (Field(rest, whole.reshape([n for n, x in zip(base.shape, letters, strict=True) if x in rest])),)
+        row = base[tuple(slice(None) if x in eaten else slice(0, 1) for x in letters)]
+        self.unify(base, np.broadcast_to(row, base.shape))
+        return ()
+
+    def _note_consumption(self, members: list[Item], operands: Sequence[tuple[torch.Tensor, Letters]]) -> None:
+        gate = next((m for m in members if self.shadow(operands[m.operand][0]).dynamic), members[0])
+        weight = next((m for m in members if not self.shadow(operands[m.operand][0]).dynamic and m is not gate), None)
+        name, axis = None, -1
+        if weight is not None:
+            leaf = self.shadow(operands[weight.operand][0]).leaf
+            owners = self.tracer.space.owners_of(weight.labels)
+            for owner in owners:
+                self.tracer.role(owner, "consumes")
+            if leaf is not None and len(owners) == 1 and owners[0][0] == leaf and len(weight.letters) == 1:
+                name, axis = owners[0]
+        tensor, named = operands[gate.operand]
+        self.gate(tensor, tuple(named.index(x) for x in gate.letters), gate.labels, name, axis)
+
+    def gate(
+        self, tensor: torch.Tensor, axes: tuple[int, ...], labels: Ints, weight: str | None = None, axis: int = -1
+    ) -> None:
+        """The contraction reads `labels` along `axes` of `tensor`: removed ones are multiplied by zero there."""
+        operand = next(k for k, t in enumerate(self.tensors) if t is tensor)
+        self.record.consumed.append(Consumption(operand, axes, labels, weight, axis))
+
+    def produce(self, weight: torch.Tensor, labels: Ints) -> None:
+        """The labels number outputs that a weight (not an activation) makes."""
+        if not self.shadow(weight).dynamic:
+            for owner in self.tracer.space.owners_of(labels):
+                self.tracer.role(owner, "produces")
+
+    def count(self, joined: Joined, sizes: dict[int, int], weight: torch.Tensor | None = None) -> None:
+        """Note the contraction's MACs: the sizes of all letters multiplied, labelled ones as functions of what stays."""
+        labelled = {x for letters, _ in joined.extents for x in letters}
+        constant = math.prod(n for x, n in sizes.items() if x not in labelled)
+        self.add_product(constant, tuple(a for _, a in joined.extents), weight)
+
+    def add_product(self, constant: int, extents: tuple[Ints, ...], weight: torch.Tensor | None) -> None:
+        """`constant` MACs for each combination of kept entries of `extents`."""
+        leaf = self.shadow(weight).leaf if weight is not None else None
+        self.record.products.append((constant, extents, self.tracer.module_of(leaf)))
+
+
+def _spread(item: Item, letters: Letters) -> Ints:
+    """item.labels with an axis of size 1 for every letter it lacks."""
+    return item.labels.reshape([item.labels.shape[item.letters.index(x)] if x in item.letters else 1 for x in letters])
+
+
+def _clusters(items: list[Item]) -> list[tuple[Letters, list[Item]]]:
+    """Items that share letters, directly or through others."""
+    clusters: list[tuple[set[int], list[Item]]] = []
+    for item in items:
+        mine: tuple[set[int], list[Item]] = (set(item.letters), [item])
+        apart = []
+        for other in clusters:
+            if other[0] & mine[0]:
+                mine = (mine[0] | other[0], other[1] + mine[1])
+            else:
+                apart.append(other)
+        clusters = [*apart, mine]
+    return [(tuple(sorted(letters)), members) for letters, members in clusters]
+
+
+def flat_tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [t for v in value for t in flat_tensors(v)]
+    if isinstance(value, dict):
+        return [t for v in value.values() for t in flat_tensors(v)]
+    return []

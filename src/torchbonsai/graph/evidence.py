@@ -1,0 +1,45 @@
+"""What a trace saw: label space, logs and roles. Amending it (one more equality or freeze) gives a new graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from torchbonsai.graph.channel_graph import Ints, Source
+from torchbonsai.graph.labels import Event, LabelSpace, Solution
+from torchbonsai.graph.record import Log
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """labels: tensor name -> axis -> its raw labels. logs: one per mode and example, the eval ones first.
+
+    blocks: (training, op number) of the ops at which whole blocks leave. unproved_modes: why a mode has no log.
+    """
+
+    space: LabelSpace
+    labels: Mapping[str, Mapping[int, Ints]]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+    aliases: Mapping[str, str]
+    logs: tuple[Log, ...]
+    roles: Mapping[tuple[str, int], frozenset[str]]
+    order: Mapping[str, int]
+    solution: Solution
+    notes: tuple[str, ...] = ()
+    blocks: frozenset[tuple[bool, int]] = frozenset()
+    edits: tuple[object, ...] = field(default=())
+
+    def amended(
+        self, equal: Iterable[tuple[Ints, Ints]] = (), frozen: Iterable[tuple[Ints, str, Source | None]] = ()
+    ) -> Evidence:
+        """The same evidence with more equalities and freezes; this one stays as it is."""
+        space = LabelSpace(
+            self.space.count,
+            self.space.starts,
+            self.space.owners,
+            [*self.space.edges, *equal],
+            [*self.space.frozen, *(Event(*f) for f in frozen)],
+            self.space.inexact,
+        )
+        return replace(self, space=space, solution=space.solve())

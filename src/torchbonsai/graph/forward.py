@@ -1,0 +1,127 @@
+"""Running a model's forward on examples without leaving a trace on it: copies, modes, random state, inputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchbonsai.core.errors import ConfigError, TraceError, message
+from torchbonsai.graph.call import flat_tensors
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_examples(example_inputs: Any) -> list[Example]:
+    """Example inputs as a list of (positional, keyword): a Tensor, a tuple, a dict, or a list of these."""
+    many = example_inputs if isinstance(example_inputs, list) else [example_inputs]
+    examples: list[Example] = []
+    for one in many:
+        if isinstance(one, dict):
+            examples.append(((), dict(one)))
+        else:
+            examples.append((tuple(one) if isinstance(one, tuple) else (one,), {}))
+    if not examples or not all(flat_tensors([a, k]) for a, k in examples):
+        raise ConfigError(
+            message(
+                "example_inputs must hold at least one tensor.",
+                repr(type(example_inputs).__name__),
+                "a shape was given instead of a tensor",
+                "pass torch.randn(1, 3, 224, 224), a tuple or a dict of such, or a list of several examples",
+            )
+        )
+    return examples
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside torch.compile, DataParallel or DistributedDataParallel; others are refused."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            message(
+                "The model must be a plain nn.Module.",
+                "a scripted or traced module (torch.jit)",
+                "torch.jit.script or torch.jit.trace was applied before pruning",
+                "prune the original module, then script the small one",
+            )
+        )
+    if not isinstance(model, nn.Module):
+        raise TraceError(
+            message(
+                "The model must be an nn.Module.",
+                type(model).__name__,
+                "a factory or a state dict was passed",
+                "pass the module itself",
+            )
+        )
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod") and type(model).__name__ == "OptimizedModule":
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            break
+    quantised = [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
+    if quantised:
+        raise TraceError(
+            message(
+                "A quantised model cannot be pruned.",
+                f"quantised modules {quantised[:3]}",
+                "the model was converted to integer arithmetic before pruning",
+                "prune the floating-point model, then quantise the small one",
+            )
+        )
+    return model
+
+
+def alias_copy(model: nn.Module) -> nn.Module:
+    """A copy that shares the weights' memory (never written) and owns its buffers (written in train mode)."""
+    memo: dict[int, Any] = {}
+    for p in model.parameters():
+        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+    return copy_module(model, memo)
+
+
+def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """copy.deepcopy with tensors replaced by `memo` (id -> tensor), without hooks' side effects."""
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise TraceError(
+            message(
+                "The model must allow copy.deepcopy: it is never changed itself.",
+                f"{type(error).__name__}: {error}",
+                "an attribute holds a lock, a generator, an open file, or a tensor that has a grad_fn",
+                "move that attribute out of the module, or give it a __deepcopy__",
+            )
+        ) from error
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Global random state and the attention fast path are as before afterwards; no gradients are taken."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def doubled(example: Example) -> Example:
+    """The same example with every tensor's first axis repeated once: batch norm cannot train on one value."""
+
+    def twice(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return torch.cat([value, value]) if value.dim() else value
+        if isinstance(value, list | tuple):
+            return type(value)(twice(v) for v in value)
+        return {k: twice(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    args, kwargs = example
+    return tuple(twice(a) for a in args), {k: twice(v) for k, v in kwargs.items()}

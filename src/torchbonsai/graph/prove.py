@@ -1,0 +1,267 @@
+"""The proof: the small network's own forward, run under the tracer, must agree with the large trace op by op.
+
+It speaks of routing: the same ops in the same order, the same raw labels, position ids, sizes and equalities. Numbers
+are checked elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from torchbonsai.graph.call import POSITION
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
+from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, doubled, undisturbed
+from torchbonsai.graph.labels import LabelSpace
+from torchbonsai.graph.record import Log, OpRecord
+from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
+from torchbonsai.graph.tracer import Tracer, find_source
+
+
+class Mismatch(BaseException):
+    """Stops the small forward at the first difference; not an Exception, so that no user code swallows it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """The first difference. index: the op's number in `log`; seen: raw labels that the op touches."""
+
+    log: Log
+    index: int
+    reason: str
+    source: Source
+    modules: tuple[str, ...]
+    seen: Ints
+
+    @property
+    def record(self) -> OpRecord | None:
+        """The op of the large trace at which the small forward went another way."""
+        return self.log.records[self.index] if self.index < len(self.log.records) else None
+
+
+@dataclass
+class Proof:
+    """failure None: the routing is proved. inexact: (atoms' raw labels, why) of widths used as values."""
+
+    failure: Failure | None = None
+    inexact: list[tuple[Ints, Inexact]] = field(default_factory=list)
+
+
+def raw_keep(graph: ChannelGraph, kept: Bools) -> Bools:
+    """(labels,) does the raw label stay? `kept`: (n_atoms,)."""
+    evidence: Evidence = graph.evidence
+    component = evidence.solution.component
+    stays = np.ones(evidence.solution.why.size, dtype=bool)
+    with_frozen = np.append(kept, True)
+    for name, axes in graph.axes.items():
+        for axis, atoms in axes.items():
+            stays[component[evidence.labels[name][axis]]] = with_frozen[atoms]
+    return stays[component]
+
+
+def prove(graph: ChannelGraph, kept: Bools, small: nn.Module, example_inputs: Any) -> Proof:
+    """Run `small` in every mode that was traced, and compare; `small` itself is not touched."""
+    evidence: Evidence = graph.evidence
+    keep = raw_keep(graph, kept)
+    examples = as_examples(example_inputs)
+    copy = alias_copy(small)
+    proof = Proof()
+    with undisturbed(small):
+        for training in (False, True):
+            logs = [log for log in evidence.logs if log.training is training]
+            copy.train(training)
+            for log, example in zip(logs, examples, strict=False):
+                _label(copy, evidence, keep)
+                prover = Prover(evidence, log, keep, module_names(copy), proof)
+                _run(copy, example, prover)
+                if proof.failure is not None:
+                    return proof
+    return proof
+
+
+def _label(small: nn.Module, evidence: Evidence, keep: Bools) -> None:
+    seen: set[int] = set()
+    for name, tensor in named_tensors(small):
+        if id(tensor) in seen or name not in evidence.labels:
+            continue
+        seen.add(id(tensor))
+        shadow_tensor(tensor, name, {a: ls[keep[ls]] for a, ls in evidence.labels[name].items()})
+
+
+def _run(small: nn.Module, example: Example, prover: Prover) -> None:
+    try:
+        forward(small, example, prover)
+    except Mismatch:
+        return
+    except Exception as error:
+        if prover.reference.training and "more than 1 value per channel" in str(error):
+            prover.log.records.clear()
+            _run(small, doubled(example), prover)
+            return
+        if prover.proof.failure is None:
+            prover.note_error(error)
+        return
+    if len(prover.log.records) < len(prover.reference.records):
+        prover.fail("the small network's forward ends early", stop=False)
+
+
+class Prover(Tracer):
+    """A tracer that checks against a reference log as it goes and stops at the first difference."""
+
+    def __init__(self, evidence: Evidence, log: Log, keep: Bools, names: dict[int, str], proof: Proof) -> None:
+        super().__init__(LabelSpace(), Log(log.training), names, evidence.parameters, evidence.blocks)
+        self.reference, self.keep, self.solution, self.proof = log, keep, evidence.solution, proof
+        self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
+        self._restricted: dict[int, Ints] = {}
+        self._equal: set[tuple[int, int]] = set()
+        self._alive: list[Ints] = []
+
+    # ------------------------------------------------------------------ what rules ask for
+    def unify(self, a: Ints, b: Ints) -> None:
+        if a is b or (id(a), id(b)) in self._equal:
+            return
+        s = self.solution
+        same = (s.component[a] == s.component[b]) | (s.is_frozen(a) & s.is_frozen(b))
+        if a.shape != b.shape or not same.all():
+            self.fail("channels meet that did not meet in the large network")
+        self._equal.add((id(a), id(b)))
+        self._alive += [a, b]
+
+    def freeze(self, labels: Ints, reason: str) -> None:
+        if not self.solution.is_frozen(labels).all():
+            self.fail(reason)
+
+    def mark_inexact(self, labels: Ints, reason: str) -> None:
+        return
+
+    def fresh(self, n: int, record: OpRecord) -> Ints:
+        known = self._expected().fresh
+        k = len(record.fresh)
+        labels = self.restrict(known[k]) if k < len(known) else np.zeros(0, np.int64)
+        if labels.size != n:
+            self.fail(f"makes {n} positions where {labels.size} are needed")
+        record.fresh.append(labels)
+        return labels
+
+    def role(self, owner: tuple[str, int], role: str) -> None:
+        return
+
+    def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
+        outputs = self._expected().outputs
+        return tuple(f.axes for f in outputs[output]) if output < len(outputs) else None
+
+    def expected_variant(self) -> str:
+        return self._expected().variant
+
+    # ------------------------------------------------------------------ the comparison
+    def _expected(self) -> OpRecord:
+        index = len(self.log.records)
+        if index >= len(self.reference.records):
+            self.fail("the small network's forward runs more ops")
+        return self.reference.records[index]
+
+    def restrict(self, labels: Ints) -> Ints:
+        """The raw labels of the large trace that stay, flat, in order."""
+        known = self._restricted.get(id(labels))
+        if known is None:
+            known = self._restricted[id(labels)] = labels[self.keep[labels]]
+        return known
+
+    def finish(self, record: OpRecord) -> None:
+        large = self._expected()
+        if large.name != record.name:
+            self.fail(f"runs {record.name} where the large network ran {large.name}")
+        if len(large.outputs) != len(record.outputs):
+            self.fail("makes another number of tensors")
+        for k, fields in enumerate(large.outputs):
+            self._compare_output(k, large, record)
+            if large.moves and fields:
+                self._compare_moves(k, large, record)
+        if large.scalars != record.scalars or large.values != record.values:
+            self._width_as_value(large)
+        self.log.records.append(record)
+
+    def _compare_output(self, k: int, large: OpRecord, small: OpRecord) -> None:
+        a, b = large.outputs[k], small.outputs[k]
+        if len(a) != len(b) or any(x.axes != y.axes for x, y in zip(a, b, strict=False)):
+            self.fail("channels lie along other axes")
+        labelled = {axis for f in a for axis in f.axes}
+        shape, size = small.shapes[k], large.shapes[k]
+        if len(shape) != len(size) or any(shape[i] != size[i] for i in range(len(size)) if i not in labelled):
+            self.fail(f"its output has shape {shape} where only channels may differ from {size}")
+        for x, y in zip(a, b, strict=True):
+            want = self.restrict(x.labels)
+            if want is not y.labels and not np.array_equal(want, y.labels.ravel()):
+                self.fail("other channels arrive than in the large network")
+
+    def _compare_moves(self, k: int, large: OpRecord, small: OpRecord) -> None:
+        for (ids, sources), (mine, _), f in zip(large.moves[k], small.moves[k], large.outputs[k], strict=True):
+            want = ids[self.keep[f.labels]]
+            stays = [np.flatnonzero(self.keep[s.ravel()]) for s in sources]
+            flat = mine.ravel()
+            if len(stays) == 1:
+                got = stays[0][flat]
+            else:
+                offsets = np.cumsum([0, *(s.size for s in stays)])
+                source = flat >> 40
+                got = np.concatenate(stays)[offsets[source] + (flat & POSITION)] + (source << 40)
+            if not np.array_equal(want, got):
+                self.fail("elements come from other places than in the large network")
+
+    def _width_as_value(self, large: OpRecord) -> None:
+        removed = self._seen(large)
+        if not removed.size:  # a number made from a width and used later: anything removed may be behind it
+            removed = np.flatnonzero(~self.keep)
+        source = self.source(large.name)
+        self.proof.inexact.append((removed, Inexact("a width is used as a value", source)))
+
+    def _seen(self, record: OpRecord | None) -> Ints:
+        """The removed labels among those that an op touches."""
+        if record is None:
+            return np.zeros(0, np.int64)
+        arrays = [f.labels.ravel() for s in record.inputs for f in s.fields]
+        arrays += [f.labels.ravel() for fields in record.outputs for f in fields] + list(record.fresh)
+        labels = np.unique(np.concatenate([np.zeros(0, np.int64), *arrays]))
+        return labels[~self.keep[labels]]
+
+    # ------------------------------------------------------------------ the end of it
+    def fail(self, reason: str, stop: bool = True) -> None:
+        """Note the first difference and stop the forward."""
+        index = len(self.log.records)
+        record = self.reference.records[index] if index < len(self.reference.records) else None
+        source = self.source(record.name if record else "")
+        self.proof.failure = Failure(self.reference, index, reason, source, _modules(self.names), self._seen(record))
+        if stop:
+            raise Mismatch(reason)
+
+    def note_error(self, error: Exception) -> None:
+        """The small forward raised: the op that the large one ran at this point is where they part."""
+        index = len(self.log.records)
+        record = self.reference.records[index] if index < len(self.reference.records) else None
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        frame = traceback.tb_frame if traceback else None
+        source = find_source(self.names, record.name if record else "", frame)
+        reason = f"the small network's forward raises {type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        modules = _modules(self.names, frame)
+        self.proof.failure = Failure(self.reference, index, reason, source, modules, self._seen(record))
+
+
+def _modules(names: dict[int, str], frame: Any = None) -> tuple[str, ...]:
+    """Paths of the modules whose forwards are running, innermost first."""
+    import sys
+
+    frame = frame or sys._getframe(1)
+    found: dict[str, None] = {}
+    while frame is not None:
+        if "self" in frame.f_code.co_varnames:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and id(owner) in names:
+                found[names[id(owner)]] = None
+        frame = frame.f_back
+    return tuple(found)

@@ -1,0 +1,54 @@
+"""What the tracer writes down of a forward pass: one record an op, enough to prove another pass against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchbonsai.graph.channel_graph import Ints
+from torchbonsai.graph.labels import Fields, Shadow
+
+Shape = tuple[int, ...]
+Move = tuple[Ints, tuple[Ints, ...]]
+"""(position ids, the label arrays that they point into): where each element of a field came from."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Consumption:
+    """A contraction of labelled axes: where a gate has to sit.
+
+    operand: which tensor argument (in flattened order) is multiplied; axes: its axes that the labels lie along;
+    weight: the parameter whose axis `weight_axis` is contracted, where it is one untransformed parameter.
+    """
+
+    operand: int
+    axes: tuple[int, ...]
+    labels: Ints
+    weight: str | None
+    weight_axis: int
+
+
+@dataclass(eq=False, slots=True)
+class OpRecord:
+    """One op of the pass. moves: per output and field, where each element came from (layout ops only)."""
+
+    name: str
+    kind: str = ""
+    inputs: tuple[Shadow, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    outputs: tuple[Fields, ...] = ()
+    scalars: tuple[Any, ...] = ()
+    values: Any = None
+    moves: tuple[tuple[Move, ...], ...] = ()
+    variant: str = ""
+    fresh: list[Ints] = field(default_factory=list)
+    consumed: list[Consumption] = field(default_factory=list)
+    products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Log:
+    """One forward pass in one mode on one example."""
+
+    training: bool
+    records: list[OpRecord] = field(default_factory=list)

@@ -1,0 +1,30 @@
+"""Tensors made in the forward. A constant fill may shrink with its user, so it gets labels of its own."""
+
+from __future__ import annotations
+
+from torchbonsai.graph.call import Call
+from torchbonsai.graph.labels import Field
+from torchbonsai.graph.rules.registry import rule
+
+_FILLS = "zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like \
+empty_strided new_empty_strided empty_permuted"
+
+
+@rule(*(f"aten::{n}" for n in _FILLS.split()), kind="creation")
+def fill(call: Call) -> None:
+    """The same value everywhere: any positions may go, if the code asks for a smaller tensor by itself."""
+    out = call.outputs[0]
+    known = call.tracer.expected_axes(0)
+    axes = [a for a, n in enumerate(out.shape) if n > 1] if known is None else [a for (a,) in known]
+    call.give(out, tuple(Field((a,), call.fresh(out.shape[a])) for a in axes))
+
+
+_VALUES = "arange linspace logspace eye randn rand randint normal randperm scalar_tensor range tril_indices \
+triu_indices hann_window rand_like randn_like randint_like bernoulli"
+
+
+@rule(*(f"aten::{n}" for n in _VALUES.split()), kind="constant")
+def values(call: Call) -> None:
+    """Values that differ from place to place: no position may go."""
+    for tensor in call.tensors:
+        call.freeze(tensor, f"{call.name} makes values that depend on the position")

@@ -1,0 +1,317 @@
+"""Ops that only move elements. Each runs on position ids, and labels follow the ids; the ids are kept for the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from torchbonsai.graph.call import Call
+from torchbonsai.graph.channel_graph import Ints
+from torchbonsai.graph.rules.registry import rule
+
+Axes = tuple[int, ...]
+Move = Callable[[Axes, Ints], tuple[Axes, Ints] | None]
+"""(axes of a field, its position ids along them) -> the same of the output; None: the labels cannot be followed."""
+
+
+def follow(call: Call, out: torch.Tensor, x: torch.Tensor, move: Move) -> None:
+    """Move every field of x into `out`; a field that leaves its axis is frozen."""
+    for axes, labels in call.fields(x):
+        moved = move(axes, np.arange(labels.size).reshape(labels.shape))
+        if moved is None:
+            call.freeze(labels, f"{call.name} reads channels at fixed places")
+            continue
+        to, ids = moved
+        if not to:
+            call.freeze(labels.ravel()[ids.ravel()], f"{call.name} reads single channels at fixed places")
+            continue
+        order = tuple(int(k) for k in np.argsort(to))
+        call.place(out, tuple(to[k] for k in order), np.ascontiguousarray(ids.transpose(order)), labels.ravel())
+
+
+def axis_of(call: Call, x: torch.Tensor, position: int = 1, name: str = "dim", default: int = 0) -> int:
+    """A dim argument, counted from the front."""
+    return int(call.arg(position, name, default)) % max(x.dim(), 1)
+
+
+# ---------------------------------------------------------------- axes are renamed
+@rule("aten::permute", "aten::transpose", "aten::t", "aten::numpy_T", "aten::adjoint", kind="layout")
+def permute(call: Call) -> None:
+    x = call.tensors[0]
+    if "permute" in call.name:
+        order = [int(d) % x.dim() for d in call.args[1]]
+    else:
+        a, b = (0, 1) if len(call.args) < 3 else (int(call.args[1]) % x.dim(), int(call.args[2]) % x.dim())
+        order = list(range(x.dim()))
+        if x.dim() > 1:
+            order[a], order[b] = order[b], order[a]
+    follow(call, call.out, x, lambda axes, ids: (tuple(order.index(a) for a in axes), ids))
+
+
+@rule("aten::unsqueeze", kind="layout")
+def unsqueeze(call: Call) -> None:
+    x = call.tensors[0]
+    at = int(call.args[1]) % (x.dim() + 1)
+    follow(call, call.out, x, lambda axes, ids: (tuple(a + (a >= at) for a in axes), ids))
+
+
+@rule("aten::squeeze", kind="layout")
+def squeeze(call: Call) -> None:
+    x = call.tensors[0]
+    value = call.arg(1, "dim")
+    asked = range(x.dim()) if value is None else value if isinstance(value, list | tuple) else [value]
+    gone = {int(d) % x.dim() for d in asked} & {a for a, n in enumerate(x.shape) if n == 1}
+
+    def move(axes: Axes, ids: Ints) -> tuple[Axes, Ints]:
+        stay = [k for k, a in enumerate(axes) if a not in gone]
+        to = tuple(axes[k] - sum(g < axes[k] for g in gone) for k in stay)
+        return to, ids.reshape([ids.shape[k] for k in stay])
+
+    follow(call, call.out, x, move)
+
+
+@rule("aten::expand", kind="layout")
+def expand(call: Call) -> None:
+    x, out = call.tensors[0], call.out
+    shift = out.dim() - x.dim()
+
+    def move(axes: Axes, ids: Ints) -> tuple[Axes, Ints] | None:
+        widened = any(x.shape[a] == 1 and out.shape[a + shift] > 1 for a in axes)
+        if not widened:
+            return tuple(a + shift for a in axes), ids
+        stay = [k for k, a in enumerate(axes) if x.shape[a] == out.shape[a + shift]]
+        return tuple(axes[k] + shift for k in stay), ids.reshape([ids.shape[k] for k in stay])
+
+    follow(call, call.out, x, move)
+
+
+# ---------------------------------------------------------------- axes are cut
+@rule("aten::select", "aten::select_copy", kind="layout")
+def select(call: Call) -> None:
+    x = call.tensors[0]
+    follow(call, call.out, x, _select(axis_of(call, x), int(call.args[2])))
+
+
+def _select(dim: int, index: int) -> Move:
+    def move(axes: Axes, ids: Ints) -> tuple[Axes, Ints]:
+        if dim in axes:
+            ids = np.take(ids, index, axis=axes.index(dim))
+        return tuple(a - (a > dim) for a in axes if a != dim), ids
+
+    return move
+
+
+def _cut(dim: int, where: slice) -> Move:
+    def move(axes: Axes, ids: Ints) -> tuple[Axes, Ints]:
+        if dim in axes:
+            ids = ids[tuple(where if a == dim else slice(None) for a in axes)]
+        return axes, ids
+
+    return move
+
+
+@rule("aten::slice", "aten::narrow", "aten::slice_copy", kind="layout")
+def slice_(call: Call) -> None:
+    x = call.tensors[0]
+    dim = axis_of(call, x)
+    if "narrow" in call.name:
+        start, stop, step = int(call.args[2]), int(call.args[2]) + int(call.args[3]), 1
+    else:
+        start, stop, step = call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1)
+    follow(call, call.out, x, _cut(dim, slice(start, stop, step)))
+
+
+@rule("aten::split", "aten::unsafe_split", "aten::split_with_sizes", "aten::unsafe_split_with_sizes",
+      "aten::chunk", "aten::unsafe_chunk", "aten::tensor_split", kind="layout")  # fmt: skip
+def split(call: Call) -> None:
+    x = call.tensors[0]
+    dim = axis_of(call, x, 2)
+    start = 0
+    for out in call.outputs:
+        stop = start + out.shape[dim]
+        follow(call, out, x, _cut(dim, slice(start, stop)))
+        start = stop
+
+
+@rule("aten::unbind", "aten::unbind_copy", kind="layout")
+def unbind(call: Call) -> None:
+    x = call.tensors[0]
+    dim = axis_of(call, x)
+    for k, out in enumerate(call.outputs):
+        follow(call, out, x, _select(dim, k))
+
+
+# ---------------------------------------------------------------- tensors are joined
+@rule("aten::cat", "aten::concat", kind="layout")
+def cat(call: Call) -> None:
+    dim = axis_of(call, call.out, 1)
+    _join(call, [t for t in call.tensors if not (t.dim() == 1 and t.numel() == 0)], dim, shift=False)
+
+
+@rule("aten::stack", kind="layout")
+def stack(call: Call) -> None:
+    _join(call, call.tensors, axis_of(call, call.out, 1), shift=True)
+
+
+def _join(call: Call, parts: Sequence[torch.Tensor], dim: int, shift: bool) -> None:
+    """Labels along `dim` stand side by side; labels along other axes must agree."""
+    named = [[(tuple(a + (shift and a >= dim) for a in axes), labels) for axes, labels in call.fields(t)] for t in parts]
+    for k, fields in enumerate(named):
+        for axes, labels in fields:
+            if dim in axes and len(axes) > 1:
+                call.freeze(labels, f"{call.name} joins tensors along one of two axes that share labels")
+                named[k] = [f for f in named[k] if f[1] is not labels]
+    if not shift and any(axes == (dim,) for fields in named for axes, _ in fields):
+        rows = [next((ls for axes, ls in fields if axes == (dim,)), None) for fields in named]
+        labels = [np.zeros(t.shape[dim], np.int64) if r is None else r for r, t in zip(rows, parts, strict=True)]
+        ids = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(labels)])
+        call.place_many(call.out, (dim,), ids, labels)
+    letters = [tuple(-1 - k if a == dim else a for a in range(call.out.dim())) for k in range(len(parts))]
+    if shift:
+        letters = [tuple(a for a in row if a >= 0) for row in letters]
+    for f in call.join(list(zip(parts, letters, strict=True))).fields:
+        if min(f.axes) >= 0:
+            call.place(call.out, f.axes, np.arange(f.labels.size).reshape(f.labels.shape), f.labels.ravel())
+
+
+# ---------------------------------------------------------------- axes are regrouped
+@rule("aten::view", "aten::_unsafe_view", "aten::reshape", "aten::_reshape_alias", "aten::flatten", kind="layout")
+def view(call: Call) -> None:
+    x, out = call.tensors[0], call.out
+    if not isinstance(call.args[1] if len(call.args) > 1 else None, list | tuple):
+        for f in call.fields(x):
+            call.freeze(f.labels, f"{call.name} reads the bytes as another type")
+        return
+    source, target = tuple(x.shape), tuple(out.shape)
+    known = call.tracer.expected_axes(0)
+    for k, (axes, labels) in enumerate(call.fields(x)):
+        want = known[k] if known is not None and k < len(known) else None
+        to, ids = regroup(source, target, axes, want)
+        call.place(out, to, ids, labels.ravel())
+
+
+def regroup(source: Axes, target: Axes, axes: Axes, want: Axes | None = None) -> tuple[Axes, Ints]:
+    """Where the elements along `axes` of a tensor of shape `source` lie after a view as `target`.
+
+    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids.
+    """
+    i0, i1, o0, o1 = _block(source, target, axes)
+    inside = source[i0:i1]
+    shape = [n if i0 + k in axes else 1 for k, n in enumerate(inside)]
+    ids = np.arange(int(np.prod(shape))).reshape(shape)
+    full = np.broadcast_to(ids, inside).reshape(target[o0:o1])
+    return _reduce(full, o0, want)
+
+
+def _reduce(full: Ints, offset: int, want: Axes | None) -> tuple[Axes, Ints]:
+    """Drop the axes along which the ids do not vary."""
+    keep = []
+    for k in range(full.ndim):
+        axis = k - sum(1 for j in range(k) if j not in keep)
+        first = full.take([0], axis=axis)
+        varies = bool((full != first).any())
+        if (varies and want is None) or (want is not None and (k + offset in want)):
+            keep.append(k)
+        elif varies:
+            raise LookupError(f"labels now vary along axis {k + offset}")
+        else:
+            full = first.squeeze(axis)
+    if not keep:  # one label, repeated: it lies along every axis of the block
+        return tuple(range(offset, offset + 1)), full.reshape(1)
+    return tuple(k + offset for k in keep), np.ascontiguousarray(full)
+
+
+def _block(source: Axes, target: Axes, axes: Axes) -> tuple[int, int, int, int]:
+    """The smallest runs of axes of both shapes that hold `axes` and the same elements."""
+    i = o = 0
+    blocks: list[tuple[int, int, int, int]] = []
+    while i < len(source) or o < len(target):
+        i0, o0 = i, o
+        a = b = 1
+        while True:
+            if a == b and i > i0 and o > o0:
+                break
+            if (a <= b and i < len(source)) or o >= len(target):
+                if i >= len(source):
+                    break
+                a, i = a * source[i], i + 1
+            else:
+                b, o = b * target[o], o + 1
+        blocks.append((i0, i, o0, o))
+    touched = [b for b in blocks if any(b[0] <= x < b[1] for x in axes)]
+    return touched[0][0], touched[-1][1], touched[0][2], touched[-1][3]
+
+
+# ---------------------------------------------------------------- anything else that moves
+_MOVERS = """flip roll repeat pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle index_select unfold
+diagonal rot90 repeat_interleave tile"""
+
+
+@rule(*(f"aten::{n}" for n in _MOVERS.split()), kind="layout")
+def mover(call: Call) -> None:
+    """The op itself, run on the ids."""
+    x, out = call.tensors[0], call.out
+    if any(call.shadow(t).dynamic for t in call.tensors[1:]):
+        call.deny(f"{call.name} reads places that depend on the input")
+        return
+    known = call.tracer.expected_axes(0)
+    for k, (axes, labels) in enumerate(call.fields(x)):
+        ids = run_on_ids(call, x, axes, labels)
+        want = known[k] if known is not None and k < len(known) else None
+        to, ids = _reduce(ids, 0, want)
+        if ids.size == 1 and out.shape[to[0]] != 1:
+            call.freeze(labels, f"{call.name} reads channels at fixed places")
+        else:
+            call.place(out, to, ids, labels.ravel())
+    for tensor in call.tensors[1:]:
+        call.freeze(tensor, f"{call.name} takes places from it")
+
+
+def run_on_ids(call: Call, x: torch.Tensor, axes: Axes, labels: Ints) -> Ints:
+    """func(ids, …): where every element along `axes` lands."""
+    shape = [n if a in axes else 1 for a, n in enumerate(x.shape)]
+    ids = torch.arange(labels.size, device=x.device).reshape(shape).expand(x.shape)
+    return call.func(ids, *call.args[1:], **call.kwargs).cpu().numpy()
+
+
+@rule("aten::index", kind="layout")
+def index(call: Call) -> None:
+    """x[indices] with constant indices: positions are read off; an index that depends on the input freezes."""
+    places = call.args[1]
+    if any(call.shadow(t).dynamic for t in places if t is not None):
+        touched = [a for a, t in enumerate(places) if t is not None]
+        for axes, labels in call.fields(call.tensors[0]):
+            if set(axes) & set(touched) or touched != list(range(touched[0], touched[-1] + 1)):
+                call.freeze(labels, f"{call.name} reads places that depend on the input")
+        if any(set(f.axes).isdisjoint(touched) for f in call.fields(call.tensors[0])):
+            call.deny(f"{call.name} with places that depend on the input")
+        return
+    mover(call)
+
+
+@rule("aten::constant_pad_nd", kind="layout")
+def pad(call: Call) -> None:
+    """Padding along a labelled axis makes positions of its own; they may shrink if the code pads by less."""
+    x, out = call.tensors[0], call.out
+    amounts = [int(p) for p in call.args[1]]
+    pads = {x.dim() - 1 - k: (amounts[2 * k], amounts[2 * k + 1]) for k in range(len(amounts) // 2)}
+    for axes, labels in call.fields(x):
+        padded = [a for a in axes if pads.get(a, (0, 0)) != (0, 0)]
+        ids = np.arange(labels.size).reshape(labels.shape)
+        if not padded:
+            call.place(out, axes, ids, labels.ravel())
+        elif len(axes) > 1 or min(pads[axes[0]]) < 0:
+            call.freeze(labels, f"{call.name} pads one of two axes that share labels, or cuts")
+        else:
+            before, after = pads[axes[0]]
+            made = [call.fresh(before), labels, call.fresh(after)]
+            where = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(made)])
+            call.place_many(out, axes, where, made)
+
+
+@rule("aten::as_strided", "aten::view_as_real", "aten::view_as_complex", kind="layout")
+def strided(call: Call) -> None:
+    call.deny(f"{call.name} reads memory by strides")
+

@@ -1,0 +1,72 @@
+"""Reductions over axes. A sum over channels is a contraction; a mean or a norm over channels is a statistic."""
+
+from __future__ import annotations
+
+import torch
+
+from torchbonsai.graph.call import Call
+from torchbonsai.graph.labels import Field, Fields
+from torchbonsai.graph.rules.registry import rule
+
+
+def reduced_axes(call: Call, x: torch.Tensor, position: int = 1) -> tuple[int, ...]:
+    """The axes that a reduction with argument `dim` runs over; all of them where it names none."""
+    value = call.arg(position, "dim")
+    if value is None or (isinstance(value, list | tuple) and not value):
+        return tuple(range(x.dim()))
+    listed = value if isinstance(value, list | tuple) else [value]
+    return tuple(sorted(int(d) % x.dim() for d in listed))
+
+
+def rename(axes: tuple[int, ...], gone: tuple[int, ...], keepdim: bool) -> tuple[int, ...]:
+    """Where axes end up when `gone` are reduced."""
+    return axes if keepdim else tuple(a - sum(g < a for g in gone) for a in axes)
+
+
+def reduce(call: Call, x: torch.Tensor, gone: tuple[int, ...], statistic: str | None) -> Fields:
+    """Fields of x after reducing `gone`, with dims kept; `statistic`: why it is not a plain sum."""
+    letters = tuple(-1 - a if a in gone else a for a in range(x.dim()))
+    eaten = frozenset(x for x in letters if x < 0)
+    if statistic is not None:
+        for axes, labels in call.fields(x):
+            if set(axes) & set(gone):
+                call.inexact(labels, statistic)
+    return call.join([(x, letters)], eaten).fields
+
+
+def _finish(call: Call, x: torch.Tensor, position: int, statistic: str | None) -> None:
+    gone = reduced_axes(call, x, position)
+    fields = reduce(call, x, gone, statistic)
+    for out in call.outputs:
+        keepdim = out.dim() == x.dim() and x.dim() > 0
+        call.give(out, tuple(Field(rename(f.axes, gone, keepdim), f.labels) for f in fields))
+
+
+@rule("aten::sum", "aten::nansum", kind="reduction")
+def sum_(call: Call) -> None:
+    """A sum over channels is a contraction with ones."""
+    _finish(call, call.tensors[0], 1 if "dim" in call.name else 99, None)
+
+
+_STATISTICS = "mean var std var_mean std_mean amax amin aminmax logsumexp norm linalg_vector_norm prod max min argmax \
+argmin all any count_nonzero median nanmedian"
+_POSITION = {"norm": 2, "linalg_vector_norm": 2}
+
+
+@rule(*(f"aten::{n}" for n in _STATISTICS.split()), kind="reduction")
+def statistic(call: Call) -> None:
+    """Over channels, it changes when channels go; over other axes, channels pass."""
+    name = call.name.split(".")[1]
+    if name in ("max", "min") and len(call.tensors) > 1:
+        from torchbonsai.graph.rules.pointwise import pointwise
+
+        pointwise(call)
+        return
+    position = _POSITION.get(name, 1)
+    if name in ("std", "var", "std_mean", "var_mean", "prod", "all", "any") and not isinstance(
+        call.arg(position, "dim"), list | tuple | int
+    ):
+        position = 99
+    if isinstance(call.arg(position, "dim"), bool):
+        position = 99
+    _finish(call, call.tensors[0], position, f"a {name} over channels")

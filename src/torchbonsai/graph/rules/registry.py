@@ -1,0 +1,64 @@
+"""Which rule an op has: by name, by PyTorch's own pointwise tag, by the explicit list, else none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torchbonsai.graph.call import Call, Rule
+
+RULES: dict[str, tuple[str, Rule]] = {}
+_cache: dict[Any, tuple[str, Rule | None]] = {}
+
+UNTAGGED_POINTWISE = frozenset(
+    "aten::" + name
+    for name in """hardswish hardswish_ mish mish_ log_sigmoid_forward native_dropout _to_copy copy_ detach alias clone
+    contiguous lift lift_fresh lift_fresh_copy dropout bernoulli_ fill zero zero_ hardtanh hardtanh_ relu6 celu celu_
+    _conj_physical _prelu_kernel rrelu_with_noise rrelu_with_noise_ masked_fill masked_fill_ where
+    """.split()
+)
+"""Pointwise by their definition, yet without PyTorch's tag on some supported version; every name has a test."""
+
+
+def rule(*names: str, kind: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ops by their qualified names, e.g. "aten::convolution"; overloads share one rule."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = (kind, function)
+        _cache.clear()
+        return function
+
+    return register
+
+
+def lookup(func: Any) -> tuple[str, Rule | None]:
+    """(kind, rule) of an op; ("unknown", None) where there is no rule."""
+    found = _cache.get(func)
+    if found is None:
+        found = _cache[func] = _find(func)
+    return found
+
+
+def _find(func: Any) -> tuple[str, Rule | None]:
+    from torchbonsai.graph import rules
+
+    if not RULES:
+        rules.load()
+    name = func.name().split(".")[0]
+    plain = name.removesuffix("_") if func._schema.is_mutable and not name.endswith("__") else name
+    if name in RULES:
+        return RULES[name]
+    if plain in RULES:
+        return RULES[plain]
+    if torch.Tag.pointwise in func.tags or name in UNTAGGED_POINTWISE:
+        return RULES["pointwise"]
+    return "unknown", None
+
+
+def pass_on(call: Call) -> None:
+    """Every output of the input's shape carries the input's labels unchanged."""
+    for out in call.outputs:
+        call.give(out, call.fields(call.tensors[0]))

@@ -1,0 +1,215 @@
+"""The dispatch mode that shadows every tensor of a forward pass with channel labels."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchbonsai.core.errors import TraceError, message
+from torchbonsai.graph.call import UNKNOWN, Call, flat_tensors
+from torchbonsai.graph.channel_graph import Ints, Source
+from torchbonsai.graph.labels import Event, Fields, LabelSpace, Shadow
+from torchbonsai.graph.record import Log, OpRecord
+from torchbonsai.graph.rules import registry
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+_ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
+_CONSTANT_SIZE = 64
+
+
+class Tracer(TorchDispatchMode):
+    """Runs rules on every ATen op, writes an `OpRecord` each into `log`, labels and equalities into `space`.
+
+    roles: (parameter, axis) -> the set of roles it was seen in. order: parameter -> number of the op that read it
+    first. names: id(module) -> its path.
+    """
+
+    def __init__(
+        self,
+        space: LabelSpace,
+        log: Log,
+        names: Mapping[int, str],
+        parameters: frozenset[str],
+        blocks: frozenset[tuple[bool, int]] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.space, self.log, self.names, self.parameters, self.blocks = space, log, names, parameters, blocks
+        self.roles: dict[tuple[str, int], set[str]] = {}
+        self.order: dict[str, int] = {}
+        self.offset = 0
+
+    # ------------------------------------------------------------------ what rules may ask for
+    def unify(self, a: Ints, b: Ints) -> None:
+        self.space.unify(a, b)
+
+    def freeze(self, labels: Ints, reason: str) -> None:
+        if labels.any():
+            self.space.frozen.append(Event(labels, reason, self.source()))
+
+    def mark_inexact(self, labels: Ints, reason: str) -> None:
+        if labels.any():
+            self.space.inexact.append(Event(labels, reason, self.source()))
+
+    def fresh(self, n: int, record: OpRecord) -> Ints:
+        labels = self.space.fresh(n)
+        record.fresh.append(labels)
+        return labels
+
+    def role(self, owner: tuple[str, int], role: str) -> None:
+        self.roles.setdefault(owner, set()).add(role)
+
+    def keeps_blocks(self, record: OpRecord) -> bool:
+        """Do whole blocks leave at this op, rather than the same position of every block?"""
+        return bool(self.blocks) and (self.log.training, len(self.log.records)) in self.blocks
+
+    def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
+        """The axes of the fields of an output of the current op, where another pass has fixed them."""
+        return None
+
+    def expected_variant(self) -> str:
+        """The form that another pass took the current op for."""
+        return ""
+
+    # ------------------------------------------------------------------ the pass
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = flat_tensors(args)
+        if kwargs:
+            tensors += flat_tensors(kwargs)
+        mutable = func._schema.is_mutable
+        if mutable:
+            self._refuse_writes(func, args, kwargs)
+        out = func(*args, **kwargs)
+        self._observe(func, args, kwargs, tensors, out, mutable)
+        return out
+
+    def _observe(
+        self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], out: Any, mutable: bool
+    ) -> None:
+        shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
+        kind, rule = registry.lookup(func)
+        record = OpRecord(str(func), kind, shadows)
+        call = Call(self, func, record.name, args, kwargs, out, tensors, record)
+        if rule is None:
+            call.deny()
+        elif kind in _ALWAYS or any(s.fields for s in shadows):
+            rule(call)
+        outs = call.outputs
+        self._note_outputs(call, outs, shadows, mutable)
+        record.scalars = _scalars(kind, args, kwargs)
+        if not tensors or kind == "constant":
+            record.values = _values(outs)
+        self.finish(record)
+
+    def _note_outputs(
+        self, call: Call, outs: list[torch.Tensor], shadows: tuple[Shadow, ...], mutable: bool
+    ) -> None:
+        record = call.record
+        dynamic = any(s.dynamic for s in shadows)
+        leaf = shadows[0].leaf if len(shadows) == 1 and record.kind == "layout" else None
+        origins = _origins(record.kind, len(self.log.records), shadows)
+        fields: list[Fields] = []
+        for t in outs:
+            mine = call.set_outputs.get(id(t), ())
+            fields.append(mine)
+            t._bonsai = Shadow(mine, dynamic, leaf, origins)  # type: ignore[attr-defined]
+            if mutable and dynamic and t._is_view() and t._base is not None:
+                below = getattr(t._base, "_bonsai", UNKNOWN)
+                t._base._bonsai = below._replace(dynamic=True, leaf=None)  # type: ignore[attr-defined]
+        record.outputs = tuple(fields)
+        record.shapes = tuple([tuple(t.shape) for t in outs])
+        if call.moves:
+            record.moves = tuple([tuple(call.moves.get(id(t), ())) for t in outs])
+        for s in shadows:
+            if s.leaf is not None and s.leaf not in self.order:
+                self.order[s.leaf] = self.offset + len(self.log.records)
+
+    def finish(self, record: OpRecord) -> None:
+        """The op is done; a proving tracer compares it here."""
+        self.log.records.append(record)
+
+    def _refuse_writes(self, func: Any, args: Any, kwargs: Any) -> None:
+        for i, schema in enumerate(func._schema.arguments):
+            if schema.alias_info is None or not schema.alias_info.is_write:
+                continue
+            value = args[i] if i < len(args) else kwargs.get(schema.name)
+            leaf = getattr(value, "_bonsai", UNKNOWN).leaf if isinstance(value, torch.Tensor) else None
+            if leaf in self.parameters:
+                raise TraceError(
+                    message(
+                        "A forward pass must not write into a parameter.",
+                        f"{func} writes into {leaf!r}: {self.source()}",
+                        "a weight that is normalised or masked in place",
+                        "compute a new tensor from the parameter, or keep the changing values in a buffer",
+                    )
+                )
+
+    # ------------------------------------------------------------------ where
+    def module_of(self, leaf: str | None) -> str:
+        """The module that owns a parameter, else the one whose forward is running."""
+        return leaf.rpartition(".")[0] if leaf is not None else self.source().module
+
+    def source(self, op: str = "") -> Source:
+        """The innermost line of the user's own code that is running, and the innermost module."""
+        return find_source(self.names, op)
+
+
+def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> Source:
+    """Walk the Python stack from `frame` (default: here) outwards."""
+    frame = frame or sys._getframe(1)
+    module: str | None = None
+    user = fallback = None
+    while frame is not None and (user is None or module is None):
+        filename = frame.f_code.co_filename
+        inside = filename.startswith(_TORCH)
+        if not op and filename.endswith("torch/_ops.py"):
+            op = str(frame.f_locals.get("self", ""))
+        if module is None and "self" in frame.f_code.co_varnames:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and id(owner) in names:
+                module = names[id(owner)]
+                fallback = fallback or frame
+        if user is None and module is not None and not inside and not filename.startswith(_HERE):
+            user = frame
+        frame = frame.f_back
+    at = user or fallback
+    if at is None:
+        return Source(op, module or "", "", 0)
+    file, line = at.f_code.co_filename, at.f_lineno
+    return Source(op, module or "", file, line, linecache.getline(file, line).strip())
+
+
+def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, ...]:
+    if kind == "pointwise":
+        return (index,)
+    return tuple(dict.fromkeys(o for s in shadows for o in s.origins)) if kind == "layout" else ()
+
+
+def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """The arguments that decide values. Sizes and positions are judged by their effect instead."""
+    flat: list[Any] = []
+    _flatten(list(args) + list(kwargs.values()), flat)
+    if kind in ("layout", "creation", "contraction", "per_channel", "normalising"):
+        return tuple([a for a in flat if isinstance(a, float)])
+    return tuple(flat)
+
+
+def _flatten(value: Any, into: list[Any]) -> None:
+    if isinstance(value, list | tuple):
+        for v in value:
+            _flatten(v, into)
+    elif isinstance(value, bool | int | float | str) or value is None:
+        into.append(value)
+
+
+def _values(outs: list[torch.Tensor]) -> Any:
+    """The values of a small constant, so that a width used as a value shows."""
+    return [t.tolist() for t in outs if t.numel() <= _CONSTANT_SIZE and t.device.type != "meta"]

@@ -1,0 +1,87 @@
+"""Applying a plan: a new, smaller module of the user's own class; the given one is untouched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.forward import copy_module
+from torchbonsai.surgery.plan import AttributeEdit, PruningPlan
+
+
+def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
+    """A copy of `model` with the plan's slices and attributes.
+
+    Training flags, requires_grad, dtype, device, memory format, buffers and ties are kept; gradients are not copied.
+    Raises PlanError where a tensor is missing or has another shape than the plan was made for.
+    """
+    memo: dict[int, Any] = {}
+    names = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name in plan.kept:
+        if name not in names or tuple(names[name].shape) != tuple(plan.shapes[name]):
+            got = f"shape {tuple(names[name].shape)}" if name in names else "no such tensor"
+            raise PlanError(
+                message(
+                    f"The plan was made for a network whose {name!r} has shape {tuple(plan.shapes[name])}.",
+                    got,
+                    "the plan belongs to another model, or was applied already",
+                    "apply it to the dense network that it was made from",
+                )
+            )
+    for name, tensor in names.items():
+        if id(tensor) not in memo:
+            memo[id(tensor)] = narrow(tensor, plan.kept.get(name, {}))
+    small = copy_module(model, memo)
+    for edit in plan.edits:
+        set_attribute(small, edit)
+    return small
+
+
+def narrow(tensor: torch.Tensor, axes: Any) -> torch.Tensor:
+    """The kept slices of a parameter or buffer, in memory of their own and in its memory format."""
+    with torch.no_grad():
+        value = tensor.detach()
+        for axis, positions in axes.items():
+            value = value.index_select(axis, positions.to(value.device))
+        value = value.clone(memory_format=memory_format(tensor))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value
+
+
+def memory_format(tensor: torch.Tensor) -> torch.memory_format:
+    """channels_last where the tensor is laid out so, else contiguous."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    wanted = formats.get(tensor.dim())
+    if wanted is not None:
+        _, c, *spatial = tensor.shape
+        strides = [1] * len(spatial)
+        step = c
+        for k in range(len(spatial) - 1, -1, -1):
+            strides[k], step = step, step * spatial[k]
+        if tensor.stride() == (step, 1, *strides) and tensor.stride() != _contiguous(tuple(tensor.shape)):
+            return wanted
+    return torch.contiguous_format
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def set_attribute(model: nn.Module, edit: AttributeEdit) -> None:
+    """Set one attribute of one submodule, in the type that it had."""
+    module = model.get_submodule(edit.module)
+    old = getattr(module, edit.attribute, None)
+    new = edit.new
+    if isinstance(old, torch.Size):
+        new = torch.Size(new)
+    elif isinstance(old, list):
+        new = list(new)
+    setattr(module, edit.attribute, new)

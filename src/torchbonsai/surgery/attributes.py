@@ -1,0 +1,91 @@
+"""Attributes of torch.nn's modules that repeat the shape of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchbonsai.surgery.plan import AttributeEdit
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+PER_CHANNEL = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+Narrowed = Mapping[str, Mapping[int, torch.Tensor]]
+
+
+def standard_edits(
+    model: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[AttributeEdit, ...]:
+    """How `in_channels`, `num_features`, `normalized_shape` and the like change under `kept`."""
+    touched = {n.rpartition(".")[0].split(".parametrizations")[0] for n in kept}
+    edits: list[AttributeEdit] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path not in touched:
+            continue
+        prefix = f"{path}." if path else ""
+        after = _small_shapes(prefix, module, kept, shapes)
+        for attribute, new in _expected(module, after).items():
+            old = getattr(module, attribute)
+            if old != new:
+                edits.append(AttributeEdit(path, attribute, old, new))
+    return tuple(edits)
+
+
+def _small_shapes(
+    prefix: str, module: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that the module's own weight and bias will have."""
+    found: dict[str, tuple[int, ...]] = {}
+    for short in ("weight", "bias", "running_mean"):
+        value = getattr(module, short, None)
+        if not isinstance(value, torch.Tensor):
+            continue
+        names = [prefix + short, f"{prefix}parametrizations.{short}.original"]
+        names += [f"{prefix}parametrizations.{short}.original{k}" for k in (1, 0)]
+        name = next((n for n in names if n in kept), None)
+        axes = kept[name] if name is not None else {}
+        same_rank = name is None or len(shapes[name]) == value.dim()
+        found[short] = tuple(
+            len(axes[a]) if same_rank and a in axes else n for a, n in enumerate(value.shape)
+        )
+    return found
+
+
+def _expected(module: nn.Module, after: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    weight = after.get("weight", ())
+    if isinstance(module, CONVOLUTIONS) and weight:
+        return _convolution(module, weight)
+    if isinstance(module, nn.Linear) and weight:
+        return {"out_features": weight[0], "in_features": weight[1]}
+    if isinstance(module, PER_CHANNEL) and (weight or "running_mean" in after):
+        return {"num_features": (weight or after["running_mean"])[0]}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight:
+        return {"normalized_shape": tuple(weight)}
+    if isinstance(module, nn.GroupNorm) and weight:
+        alone = module.num_groups == module.num_channels
+        return {"num_channels": weight[0]} | ({"num_groups": weight[0]} if alone else {})
+    if isinstance(module, nn.PReLU) and module.num_parameters > 1:
+        return {"num_parameters": weight[0]}
+    if isinstance(module, nn.Embedding) and weight:
+        return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+    if isinstance(module, nn.Bilinear) and weight:
+        return {"out_features": weight[0], "in1_features": weight[1], "in2_features": weight[2]}
+    return {}
+
+
+def _convolution(module: Any, weight: tuple[int, ...]) -> dict[str, Any]:
+    """Groups shrink with the channels where a group has one input channel; else they stay."""
+    transposed = isinstance(module, TRANSPOSED)
+    groups = module.groups
+    if groups > 1 and groups == module.in_channels:
+        per_group = module.out_channels // groups
+        groups = weight[0] if transposed else weight[0] // per_group
+    if transposed:
+        return {"in_channels": weight[0], "out_channels": weight[1] * groups, "groups": groups}
+    return {"in_channels": weight[1] * groups, "out_channels": weight[0], "groups": groups}

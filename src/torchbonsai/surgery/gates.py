@@ -1,0 +1,165 @@
+"""Gates: a multiplier for every atom, at the inputs of every contraction. One mechanism for masks and learned gates.
+
+Where the contraction has a parameter of its own, the gate is its weight times g along the bound input axis, so no hook
+and no wrapped module is needed and autograd works; where it has none (a product of two activations, a sum over
+channels, a transformed weight), the activation that enters it is multiplied, under a dispatch mode.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.call import flat_tensors
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
+from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.forward import Example
+from torchbonsai.graph.record import Log
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationGate:
+    """Multiply tensor argument `operand` of op `op_index` by g[atoms] along `axes` (FROZEN: by one)."""
+
+    op_index: int
+    op: str
+    operand: int
+    axes: tuple[int, ...]
+    atoms: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class GateSites:
+    """weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own."""
+
+    graph: ChannelGraph
+    log_number: int = 0
+
+    @cached_property
+    def _split(self) -> tuple[dict[str, tuple[int, Ints]], list[ActivationGate]]:
+        evidence: Evidence = self.graph.evidence
+        log = evidence.logs[self.log_number]
+        plain = _plain_weights(log)
+        weights: dict[str, tuple[int, Ints]] = {}
+        activations: list[ActivationGate] = []
+        for index, record in enumerate(log.records):
+            for c in record.consumed:
+                atoms = atoms_of(self.graph, c.labels)
+                if (atoms == FROZEN).all():
+                    continue
+                if c.weight is not None and c.weight in plain:
+                    held = self.graph.axes.get(c.weight, {}).get(c.weight_axis)
+                    if held is not None:
+                        weights[c.weight] = (c.weight_axis, held)
+                        continue
+                activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
+        return weights, activations
+
+    @property
+    def weights(self) -> dict[str, tuple[int, Ints]]:
+        return self._split[0]
+
+    @property
+    def activations(self) -> list[ActivationGate]:
+        return self._split[1]
+
+
+def atoms_of(graph: ChannelGraph, labels: Ints) -> Ints:
+    """The atoms of raw labels, FROZEN where none."""
+    evidence: Evidence = graph.evidence
+    number = np.full(evidence.solution.why.size, FROZEN, dtype=np.int64)
+    for name, axes in graph.axes.items():
+        for axis, atoms in axes.items():
+            number[evidence.solution.component[evidence.labels[name][axis]]] = atoms
+    return number[evidence.solution.component[labels]]
+
+
+def _plain_weights(log: Log) -> set[str]:
+    """Parameters that the forward reads in one role only: as the weight of contractions along one and the same axis."""
+    used: dict[str, set[int]] = defaultdict(set)
+    for record in log.records:
+        if record.kind == "layout":
+            continue
+        gated = {c.weight: c.weight_axis for c in record.consumed if c.weight is not None}
+        for shadow in record.inputs:
+            if shadow.leaf is not None:
+                used[shadow.leaf].add(gated.get(shadow.leaf, -1))
+    return {name for name, axes in used.items() if len(axes) == 1 and -1 not in axes}
+
+
+def gated_weights(sites: GateSites, tensors: dict[str, torch.Tensor], g: torch.Tensor) -> dict[str, torch.Tensor]:
+    """W * g for every gated parameter; `tensors`: name -> W, `g`: (n_atoms,) on W's device."""
+    gated: dict[str, torch.Tensor] = {}
+    for name, (axis, atoms) in sites.weights.items():
+        weight = tensors[name]
+        factor = expand(g, atoms).to(weight.dtype)
+        shape = [1] * weight.dim()
+        shape[axis] = -1
+        gated[name] = weight * factor.reshape(shape)
+    return gated
+
+
+def expand(g: torch.Tensor, atoms: Ints) -> torch.Tensor:
+    """g[atoms], one where FROZEN; the shape of `atoms`."""
+    with_one = torch.cat([g, g.new_ones(1)])
+    return with_one[torch.from_numpy(atoms.astype(np.int64)).to(g.device)]
+
+
+class GateActivations(TorchDispatchMode):
+    """Multiplies the activations that `sites` names, counting ops exactly as the tracer did."""
+
+    def __init__(self, sites: GateSites, g: torch.Tensor) -> None:
+        super().__init__()
+        self.count = 0
+        self.gates: dict[int, list[ActivationGate]] = defaultdict(list)
+        for gate in sites.activations:
+            self.gates[gate.op_index].append(gate)
+        self.g = g
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for gate in self.gates.get(self.count, ()):
+            if str(func) != gate.op:
+                raise PlanError(
+                    message(
+                        f"Op number {self.count} of the forward must be {gate.op}.",
+                        str(func),
+                        "the forward takes another path on this input than on the example",
+                        "pass an example of each path: tb.trace(model, [example, other_example])",
+                    )
+                )
+            args, kwargs = self._multiply(gate, args, kwargs)
+        self.count += 1
+        return func(*args, **kwargs)
+
+    def _multiply(self, gate: ActivationGate, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        target = flat_tensors([list(args), kwargs])[gate.operand]
+        shape = [target.shape[a] if a in gate.axes else 1 for a in range(target.dim())]
+        order = np.argsort(gate.axes)
+        factor = expand(self.g, gate.atoms.transpose(tuple(order))).reshape(shape).to(target.dtype)
+        return _replace([list(args), kwargs], target, target * factor)
+
+
+def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
+    if value is old:
+        return new
+    if isinstance(value, list | tuple):
+        return type(value)(_replace(v, old, new) for v in value)
+    return {k: _replace(v, old, new) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def run_gated(sites: GateSites, model: nn.Module, example: Example, g: torch.Tensor) -> Any:
+    """model(example) with every atom multiplied by g (n_atoms,) wherever a contraction reads it."""
+    tensors = dict(model.named_parameters())
+    gated = gated_weights(sites, tensors, g)
+    args, kwargs = example
+    with GateActivations(sites, g):
+        return torch.func.functional_call(model, gated, args, kwargs)

@@ -1,0 +1,140 @@
+"""A pruning plan: which positions of which tensors stay, and which attributes change. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact
+
+Kept = Mapping[str, Mapping[int, torch.Tensor]]
+"""Tensor name -> axis -> (kept,) int64 positions, ascending, on the CPU; narrowed axes only."""
+
+
+@dataclass(frozen=True)
+class AttributeEdit:
+    """`module.attribute` changes from `old` to `new`; both are plain Python data."""
+
+    module: str
+    attribute: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, eq=False)
+class PruningPlan:
+    """kept: see `Kept`, tied names included. shapes: dense shape of every narrowed tensor. edits: attributes.
+
+    inexact: why removed channels change a number that the masked reference keeps; empty for an exact plan.
+    """
+
+    kept: dict[str, dict[int, torch.Tensor]]
+    shapes: dict[str, tuple[int, ...]]
+    edits: tuple[AttributeEdit, ...] = ()
+    inexact: tuple[Inexact, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data: version, kept positions, shapes, edits and reasons."""
+        return {
+            "version": 1,
+            "kept": {n: {str(a): k.tolist() for a, k in axes.items()} for n, axes in self.kept.items()},
+            "shapes": {n: list(s) for n, s in self.shapes.items()},
+            "edits": [{"module": e.module, "attribute": e.attribute, "old": e.old, "new": e.new} for e in self.edits],
+            "inexact": [i.reason for i in self.inexact],
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> PruningPlan:
+        """The plan that `to_json` described; raises PlanError for anything else."""
+        try:
+            if data["version"] != 1:
+                raise ValueError(f"version {data['version']}")
+            kept = {
+                n: {int(a): torch.tensor(k, dtype=torch.int64) for a, k in axes.items()}
+                for n, axes in data["kept"].items()
+            }
+            edits = tuple(
+                AttributeEdit(e["module"], e["attribute"], _tuples(e["old"]), _tuples(e["new"])) for e in data["edits"]
+            )
+            shapes = {n: tuple(s) for n, s in data["shapes"].items()}
+            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(
+                message(
+                    "A plan must be the JSON that PruningPlan.to_json writes, version 1.",
+                    f"{type(error).__name__}: {error}",
+                    "the file was written by another program or another version, or was cut off",
+                    "make the plan again",
+                )
+            ) from error
+
+    def transfer(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, dense: nn.Module | None = None
+    ) -> torch.optim.Optimizer:
+        """A new optimizer for `model` (the small one) with the state of `optimizer`, sliced by this plan."""
+        from torchbonsai.surgery.optimizer import transfer
+
+        return transfer(self, optimizer, model, dense)
+
+    def index_map(self, name: str, axis: int = 0) -> dict[int, int]:
+        """Old position -> new position of what stays along one axis of one tensor.
+
+        Raises PlanError where the plan does not narrow that axis.
+        """
+        if axis not in self.kept.get(name, {}):
+            raise PlanError(
+                message(
+                    "index_map needs an axis that the plan narrows.",
+                    f"{name!r} axis {axis}",
+                    "the axis is kept whole, or the name is not a parameter or buffer",
+                    f"narrowed tensors: {sorted(self.kept)[:5]} …",
+                )
+            )
+        return {int(old): new for new, old in enumerate(self.kept[name][axis])}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that module attributes hold."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def make_plan(graph: ChannelGraph, kept: Bools, model: nn.Module) -> PruningPlan:
+    """The plan that keeps `kept` (n_atoms,), with the attributes of torch.nn's modules following their tensors."""
+    from torchbonsai.surgery.attributes import standard_edits
+
+    narrowed = graph.kept_positions(kept)
+    for alias, name in graph.aliases.items():
+        if name in narrowed:
+            narrowed[alias] = narrowed[name]
+    tensors = {n: {a: torch.from_numpy(p.copy()) for a, p in axes.items()} for n, axes in narrowed.items()}
+    shapes = {n: graph.shapes[n] for n in tensors}
+    reasons = dict.fromkeys(
+        why
+        for g in graph.groups
+        for why in g.inexact
+        if not kept[g.offset : g.offset + g.size].all()
+    )
+    return PruningPlan(tensors, shapes, standard_edits(model, tensors, shapes), tuple(reasons))
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """One plan against the original: `second` was made for the network that `first` left."""
+    kept = {n: dict(axes) for n, axes in first.kept.items()}
+    shapes = dict(first.shapes)
+    for name, axes in second.kept.items():
+        mine = kept.setdefault(name, {})
+        dense = list(first.shapes.get(name, second.shapes[name]))
+        for axis, positions in axes.items():
+            mine[axis] = mine[axis][positions] if axis in mine else positions
+        shapes[name] = tuple(dense)
+    edits = {(e.module, e.attribute): e for e in first.edits}
+    for e in second.edits:
+        before = edits.get((e.module, e.attribute))
+        edits[(e.module, e.attribute)] = AttributeEdit(e.module, e.attribute, before.old if before else e.old, e.new)
+    reasons = tuple(dict.fromkeys((*first.inexact, *second.inexact)))
+    return PruningPlan(kept, shapes, tuple(edits.values()), reasons)

@@ -1,0 +1,167 @@
+"""Numeric verification: does the small network equal the large one with the removed channels masked?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchbonsai.core.errors import VerificationError, message
+from torchbonsai.graph.call import flat_tensors
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
+from torchbonsai.graph.trace import named_tensors
+from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.gates import GateSites, GateActivations, gated_weights
+from torchbonsai.surgery.plan import PruningPlan
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """On the example inputs, in eval mode, with the given weights and with constant ones randomised.
+
+    max_rel_error: the larger of max|small - masked| / max|masked|, None if not compared. reason: why not exact.
+    """
+
+    exact: bool
+    max_rel_error: float | None
+    reason: str
+    dtype: str = ""
+
+    def __str__(self) -> str:
+        if self.max_rel_error is None:
+            return f"not verified: {self.reason}"
+        said = "equals the masked network" if self.exact else f"differs from the masked network ({self.reason})"
+        where = f"on the example inputs, eval mode, {self.dtype}"
+        return f"{said}, relative error {self.max_rel_error:.1e} ({where})"
+
+
+NOT_COMPARED = Verification(False, None, "not compared")
+
+
+def verify(
+    graph: ChannelGraph, plan: PruningPlan, kept: Bools, model: nn.Module, small: nn.Module, example_inputs: Any
+) -> Verification:
+    """Compare `small` with `model` under gates of zero for the atoms that `kept` (n_atoms,) drops.
+
+    Raises VerificationError where they differ and no inexact op explains it.
+    """
+    examples = as_examples(example_inputs)
+    error, dtype, why = 0.0, torch.float64, ""
+    for dtype in (torch.float64, torch.float32):
+        try:
+            error = _largest_error(graph, plan, kept, model, small, examples, dtype)
+            break
+        except (RuntimeError, TypeError, NotImplementedError) as problem:
+            why = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
+    else:
+        return Verification(False, None, f"the forward runs in neither float64 nor float32 ({why})")
+    name = str(dtype).removeprefix("torch.")
+    if plan.inexact:
+        reasons = "; ".join(dict.fromkeys(i.reason for i in plan.inexact))
+        return Verification(False, error, f"undefined by nature: {reasons}", name)
+    if not error < TOLERANCE[dtype]:
+        raise VerificationError(
+            message(
+                "The small network must equal the masked large one.",
+                f"relative error {error:.2e} in {name}, above {TOLERANCE[dtype]:.0e}",
+                "an op's rule is wrong for this model, or the forward is not deterministic",
+                "pass ignore= for the part concerned and report the model; the given model is untouched",
+            )
+        )
+    return Verification(True, error, "", name)
+
+
+def _largest_error(
+    graph: ChannelGraph,
+    plan: PruningPlan,
+    kept: Bools,
+    model: nn.Module,
+    small: nn.Module,
+    examples: list[Example],
+    dtype: torch.dtype,
+) -> float:
+    worst = 0.0
+    with undisturbed(model):
+        large = alias_copy(model).to(dtype).eval()
+        tiny = alias_copy(small).to(dtype).eval()
+        for number, example in enumerate(examples):
+            worst = max(worst, _error(graph, kept, large, tiny, _cast(example, dtype), number))
+        randomise_constants(graph, large)
+        tiny = apply(plan, large)
+        for number, example in enumerate(examples):
+            worst = max(worst, _error(graph, kept, large, tiny, _cast(example, dtype), number))
+    return worst
+
+
+def _error(graph: ChannelGraph, kept: Bools, large: nn.Module, tiny: nn.Module, example: Example, number: int) -> float:
+    """max|small - masked| / max|masked| over all outputs; infinite where only one of them is not finite."""
+    g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
+    sites = GateSites(graph, number)
+    args, kwargs = example
+    with GateActivations(sites, g):
+        masked = torch.func.functional_call(
+            large, gated_weights(sites, dict(large.named_parameters()), g), _own(args), _own(kwargs)
+        )
+    out = tiny(*_own(args), **_own(kwargs))
+    worst = 0.0
+    for a, b in zip(flat_tensors(masked), flat_tensors(out), strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if not a.is_floating_point() or not a.numel():
+            continue
+        if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
+            return float("inf")
+        a, b = (torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (a, b))
+        scale = a.abs().max().item() or 1.0
+        worst = max(worst, (a - b).abs().max().item() / scale)
+    return worst
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(_own(v) for v in value)
+    return {k: _own(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating tensors as `dtype`, detached; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(dtype) if value.is_floating_point() else value.detach()
+    if isinstance(value, list | tuple):
+        return type(value)(_cast(v, dtype) for v in value)
+    return {k: _cast(v, dtype) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def randomise_constants(graph: ChannelGraph, model: nn.Module) -> None:
+    """New values for parameters and statistics that are constant, so that no branch hides behind gamma = 0.
+
+    Statistics are the buffers that a per-channel norm reads; other buffers may be tables and stay. Values stay of the
+    same kind: positive around one where the constant was positive, small and of both signs around zero.
+    """
+    statistics = {
+        s.leaf
+        for log in graph.evidence.logs
+        for record in log.records
+        if record.kind == "per_channel"
+        for s in record.inputs
+        if s.leaf is not None
+    }
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in named_tensors(model):
+            if not tensor.is_floating_point() or tensor.numel() < 2:
+                continue
+            if name not in graph.parameters and name not in statistics:
+                continue
+            value = tensor.flatten()[0].item()
+            if not bool((tensor == value).all()):
+                continue
+            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+            tensor.data = noise * 0.5 + 0.75 if value > 0 or name not in graph.parameters and value else noise - 0.5

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from torchbonsai.data.splits import Splits
 from torchbonsai.models.build import ModelConfig
 from torchbonsai.study.config import CompareConfig, share_of
 from torchbonsai.study.fairness import Epoch
@@ -32,12 +33,13 @@ class Source:
     checkpoint: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Material:
     """What a comparison works on, looked at once before the stages are listed."""
 
     model: ModelConfig
     target: Images
+    splits: Splits
     epoch: Epoch
     source: Source | None = None
     code: str = ""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchbonsai.study.summary import write_summary
+from torchbonsai.study.summary import summarise
 
 from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
 from torchbonsai.study.arms import Arms
@@ -71,8 +71,9 @@ def compare_config(
         runs = [*runs, *later]
         run([s for r in later for s in (r.measured, r.timed)], store, executor, listener=listener, places=places)
     records = [record_of(one, finished, config) for one in runs]
-    paths = [write(record, out / "records") for record in records]
-    write_summary(config, records, paths, finished)
+    for record in records:
+        write(record, out / "records")
+    summarise(config, material.splits, runs, records, finished)
     return records
 
 

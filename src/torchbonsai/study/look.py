@@ -35,7 +35,7 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
     source, more = _source_of(config, model) if "pretrained" in config.starts else (None, {})
     code = code_digest(config.model) if ":" in config.model else ""
     epoch = epoch_of(splits, config.training(config.epochs, 0))
-    return Material(model, target, epoch, source, code), {**places, **more}
+    return Material(model, target, splits, epoch, source, code), {**places, **more}
 
 
 def _source_of(config: CompareConfig, model: ModelConfig) -> tuple[Source, dict[str, str]]:

@@ -8,13 +8,13 @@ from typing import Any
 import cattrs
 import torch
 from torch import Tensor, nn
-from torchbonsai.graph.trace import trace
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.plan import PruningPlan
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.macs import CostModel
 from torchbonsai.models.build import ModelConfig, build
+from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.study.stage import Output
 from torchbonsai.study.store import Done
 from torchbonsai.training.head import fresh_head
@@ -26,8 +26,8 @@ _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 class Network:
     """How to build a network: a model of the zoo or of the user, a fresh head, a cut; all of them plain data.
 
-    macs: of one image. widths: group -> channels. source_macs, start_macs, scoring_macs, training_macs: what was
-    spent to come here. remade: how a network with new weights at other widths got them ("" where that was not asked).
+    macs: of one image. widths: group -> channels. remade: how a network with new weights at other widths got them
+    ("" where that was not asked).
     """
 
     model: ModelConfig
@@ -49,6 +49,23 @@ class Network:
     def of(cls, done: Done) -> Network:
         """The network that a stage left."""
         return _CONVERTER.structure(done.result["network"], cls)
+
+    @classmethod
+    def cut(cls, network: Network, result: PruneResult) -> Network:
+        """What `tb.prune` made of `network`."""
+        before, after = result.cost.before, result.cost.after
+        dense = {group.name: group.size for group in result.graph.groups}
+        kept = {name: int(mask.sum()) for name, mask in result.selection.items()}
+        return replace(
+            network,
+            macs=after.macs,
+            params=after.params,
+            dense_macs=before.macs,
+            dense_params=before.params,
+            widths=dense | kept,
+            dense_widths=dense,
+            plan=result.plan.to_json(),
+        )
 
     def module(self) -> nn.Module:
         """The dense module, before any cut, with weights that are to be overwritten."""

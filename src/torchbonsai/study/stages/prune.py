@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from torchbonsai.pruning.prune import PruneResult
 from torchbonsai.pruning.prune import prune as cut
 
 from torchbonsai.selection.budget import Budget
@@ -71,19 +72,20 @@ def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Out
     """The same widths, channels drawn at random."""
     network, module = taken(inputs["model"])
     image = example(opened(config.data, context.places))
-    widths = {name: n for name, n in Network.of(inputs["like"]).widths.items() if n < network.widths[name]}
+    like = Network.of(inputs["like"])
+    widths = {name: n for name, n in like.widths.items() if n < like.dense_widths[name]}
     criterion = criterion_of(Method("random"), config.seed)
     device = config.numerics.device
     result = cut(module.to(device), image.to(device), budget=Budget(widths=widths), criterion=criterion)
     return _left(network, result, 0)
 
 
-def _left(network: Network, result: Any, scoring: int) -> Output:
+def _left(network: Network, result: PruneResult, scoring: int) -> Output:
     check = result.verification
     verification = {
         "exact": check.exact,
         "max_rel_error": check.max_rel_error,
-        "dtype": str(check.dtype).removeprefix("torch."),
+        "dtype": check.dtype,
         "reason": check.reason,
     }
     small = Network.cut(network, result)

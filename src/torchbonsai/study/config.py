@@ -15,6 +15,7 @@ STARTS = ("untrained", "pretrained", "trained")
 FAIRNESS = ("equal-epochs", "equal-compute")
 SOURCES = {"fashion-target": "fashion-source", "fashion-target-28": "fashion-source-28", "cifar10": "cifar100"}
 """Data set -> what a pretrained start is trained on where nothing else is said."""
+LISTS = ("starts", "methods", "budgets", "fairness", "augment")
 _PLACES = ("out", "data_dir", "workers")
 
 
@@ -77,6 +78,8 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for names that mean nothing and for lists that are empty or hold something twice."""
+        for name in LISTS:  # "4x,16x" is two budgets
+            object.__setattr__(self, name, names(getattr(self, name)))
         for name in ("starts", "methods", "budgets", "seeds", "fairness"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -157,11 +160,10 @@ def config_of(**settings: Any) -> CompareConfig:
     for name in settings:
         if name not in known:
             raise _wrong(f"compare takes {', '.join(known)}", name)
-    lists = ("starts", "methods", "budgets", "fairness", "augment")
-    spelled = {k: names(v) if k in lists else v for k, v in settings.items()}
+    spelled = {k: str(v) if k in ("out", "data_dir", "source") and v else v for k, v in settings.items()}
     if "seeds" in spelled:
         spelled["seeds"] = seeds(spelled["seeds"])
-    return CompareConfig(**{k: str(v) if k in ("out", "data_dir", "source") and v else v for k, v in spelled.items()})
+    return CompareConfig(**spelled)
 
 
 def names(value: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
-from torchbonsai.graph.forward import collector_at_rest, unwrap
+from torchbonsai.graph.forward import collector_at_rest, permanent, unwrap
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.selection.budget import Budget
@@ -67,7 +67,7 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     frozen: 2 channels
       2: 2 channels: it is an output of the model
     """
-    model = unwrap(model)
+    model = permanent(unwrap(model))
     with collector_at_rest():
         graph = observe(model, example_inputs)
         return _probe(Settler(model, example_inputs, graph), graph)
@@ -121,7 +121,7 @@ def prune(
     >>> result.verification.exact
     True
     """
-    given, model = model, unwrap(model)
+    given, model = model, permanent(unwrap(model))
     criterion = criterion if criterion is not None else Magnitude(p=2)
     with collector_at_rest():
         graph = restrict(observe(model, example_inputs), model, ignore, only)

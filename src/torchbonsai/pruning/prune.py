@@ -18,6 +18,7 @@ from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
 from torchbonsai.graph.forward import collector_at_rest, permanent, unwrap
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
+from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import select
 from torchbonsai.surgery.optimizer import remember
@@ -133,18 +134,23 @@ def prune(
         for _ in range(_MOST_ROUNDS):
             context = ScoringContext(graph, model, known, loss)
             scores = context.resolve(criterion)
-            selection = select(
-                graph,
-                scores,
-                budget,
-                scope=scope,
-                round_to=round_to,
-                min_channels=min_channels,
-                normalise=criterion.normalise,
-            )
+            if budget.zeros:
+                selection = select_zeros(graph, settler, model, example_inputs, min_channels)
+            else:
+                selection = select(
+                    graph,
+                    scores,
+                    budget,
+                    scope=scope,
+                    round_to=round_to,
+                    min_channels=min_channels,
+                    normalise=criterion.normalise,
+                )
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
             if settled.plan is not None:
+                if budget.zeros and kept.all():
+                    context.notes.append("no channel is zero: nothing was removed")
                 return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
             graph = settled.graph
     raise _endless()

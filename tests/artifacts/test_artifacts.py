@@ -30,7 +30,8 @@ def cut_chain():
 
 
 def make_plan(graph, positions):
-    return PruningPlan({n: {a: torch.from_numpy(i) for a, i in axes.items()} for n, axes in positions.items()})
+    kept = {n: {a: torch.from_numpy(i) for a, i in axes.items()} for n, axes in positions.items()}
+    return PruningPlan(kept, {n: graph.shapes[n] for n in kept})
 
 
 def same_bits(one, two):
@@ -76,6 +77,13 @@ def test_flags_dtypes_and_layouts_come_back(tmp_path):
     assert not again.conv1.weight.is_contiguous()
     assert (again.conv1.weight.dtype, again.fc.weight.dtype) == (torch.float16, torch.float64)
     assert again.bn1.num_batches_tracked.dtype == torch.int64
+
+
+def test_a_pointwise_kernel_keeps_its_channels_last_strides(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 3)).to(memory_format=torch.channels_last)
+    save((model, None), tmp_path / "net", build=lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 3)))
+    again = load(tmp_path / "net", build=lambda: nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 2, 3)))
+    assert [p.stride() for p in again.parameters()] == [p.stride() for p in model.parameters()]
 
 
 class Tied(nn.Module):

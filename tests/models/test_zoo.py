@@ -90,6 +90,26 @@ def test_every_network_at_two_widths(name: str) -> None:
     assert all(p.dtype == torch.float32 for p in full.parameters())
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_a_training_step_reaches_every_parameter(name: str) -> None:
+    shape = shape_of(name)
+    model = build(ModelConfig(name, shape, 3, width=0.25), seed=0).train()
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 2, 0])).backward()
+    unreached = [k for k, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert unreached == []
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_image_is_classified_alike_alone_and_in_a_batch(name: str) -> None:
+    """The hard-coded views and shuffles mix no images."""
+    shape = shape_of(name)
+    model = build(ModelConfig(name, shape, 3, width=0.25), seed=0).eval().double()
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model(x)[1], model(x[1:2])[0], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "widths", "sizes"),
     [

@@ -142,3 +142,40 @@ def test_the_best_of_every_group_stay(sizes, seed, share, scope):
         values = scores[name].numpy()
         if not mask.all():
             assert values[mask].min() >= values[~mask].max()
+
+
+amounts = st.one_of(st.none(), st.floats(0.02, 1), st.integers(1, 60))
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes_of, amounts, amounts, amounts, st.booleans(), st.sampled_from(["global", "uniform"]), st.integers(1, 3))
+def test_all_budgets_hold_at_once(sizes, macs, params, channels, fix, scope, round_to):
+    graph = dense_chain(sizes)
+    widths = {"g0": (sizes[0] + 1) // 2} if fix else None
+    assume(fix or any(a is not None for a in (macs, params, channels)))
+    budget = Budget(macs=macs, params=params, channels=channels, widths=widths)
+    model = CostModel(graph)
+    try:
+        selection = select(graph, random_scores(graph, 0, 9), budget, scope=scope, round_to=round_to)
+    except BudgetError:
+        return
+    cost = model.of(graph.keep(selection))
+    for name, amount in (("macs", macs), ("params", params)):
+        limit = Fraction(repr(amount)) * getattr(model.dense, name) if isinstance(amount, float) else amount
+        assert limit is None or getattr(cost, name) <= limit
+    if isinstance(channels, int):
+        assert cost.channels <= channels
+    elif channels is not None and scope == "global":
+        assert cost.channels <= nearest(Fraction(repr(channels)), sum(sizes))
+    assert not fix or selection["g0"].sum() == widths["g0"]
+    for size, mask, fixed in zip(sizes, selection.values(), [fix] + [False] * len(sizes), strict=False):
+        assert fixed or mask.sum() == size or mask.sum() % round_to == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes_of, st.floats(0.001, 1), st.integers(1, 4))
+def test_a_uniform_channel_share_is_always_met_exactly(sizes, share, min_channels):
+    graph = dense_chain(sizes)
+    kept = select(graph, random_scores(graph, 0, 3), Budget(channels=share), scope="uniform", min_channels=min_channels)
+    wanted = [min(n, max(min_channels, nearest(Fraction(repr(share)), n))) for n in sizes]
+    assert [int(m.sum()) for m in kept.values()] == wanted

@@ -215,3 +215,14 @@ def test_options_must_be_valid(options):
     graph = plain_graph(2)
     with pytest.raises(ConfigError, match=next(iter(options))):
         select(graph, increasing(graph), Budget(channels=1), **options)
+
+
+def test_a_given_width_counts_in_the_channel_budget():
+    graph = plain_graph(10, 10)
+    for scope in ("global", "uniform"):
+        kept = select(graph, increasing(graph), Budget(channels=0.5, widths={"g0": 8}), scope=scope)
+        assert widths(kept) == [8, 2]  # 10 in all
+    kept = select(graph, increasing(graph), Budget(channels=0.5, widths={"g0": 2}), scope="uniform")
+    assert widths(kept) == [2, 5]  # a share is a target: the other group gets no more than its own
+    with pytest.raises(BudgetError, match="1 given widths"):
+        select(graph, increasing(graph), Budget(channels=0.5, widths={"g0": 10}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -156,6 +158,25 @@ def test_steps_are_reported_with_their_rate_and_optimizer(net: nn.Module, splits
     assert [g["weight_decay"] for g in seen[0].optimizer.param_groups] == [5e-4, 0.0]
 
 
+def test_the_same_bits_in_another_process() -> None:
+    """A short training on the embedded data in two fresh interpreters."""
+    script = (
+        "import hashlib, torch; torch.set_num_threads(1)\n"
+        "from torchbonsai.data import DataConfig, load\n"
+        "from torchbonsai.models import ModelConfig, build\n"
+        "from torchbonsai.training import TrainConfig, fit\n"
+        "splits = load(DataConfig(limit_train=200))\n"
+        "model = build(ModelConfig('bonsai_small', splits.in_shape, splits.classes), seed=1)\n"
+        "fit(model, splits.train, TrainConfig(1, batch_size=50, augment=('crop', 'flip')), splits=splits)\n"
+        "print(hashlib.sha256(b''.join(v.numpy().tobytes() for v in model.state_dict().values())).hexdigest())\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in range(2)
+    ]
+    assert len(runs[0].stdout) == 65
+    assert runs[0].stdout == runs[1].stdout
+
+
 def test_bf16_computes_in_bfloat16_and_keeps_float32_weights(net: nn.Module, splits: Splits) -> None:
     kinds = set()
     net[0].register_forward_hook(lambda m, i, output: kinds.add(output.dtype))
@@ -195,6 +216,13 @@ def test_a_model_that_cannot_be_trained_here(net: nn.Module, splits: Splits) -> 
         fit(net.requires_grad_(False), splits.train, TrainConfig(1), splits=splits)
     with pytest.raises(ConfigError, match="classes"):
         fit(nn.Sequential(nn.Flatten(), nn.Linear(32, 4)), splits.train, TrainConfig(1), splits=splits)
+
+
+def test_a_split_of_another_kind_is_refused(net: nn.Module, splits: Splits) -> None:
+    with pytest.raises(ConfigError, match="TrainSplit"):
+        fit(net, splits.test, TrainConfig(1), splits=splits)
+    with pytest.raises(ConfigError, match="ValSplit"):
+        fit(net, splits.train, TrainConfig(1), splits=splits, val=splits.test)
 
 
 def test_accuracy_counts_images_not_batches(splits: Splits) -> None:

@@ -39,14 +39,14 @@ def load(folder: str | Path, build: Build | None = None) -> nn.Module:
         )
     model = dense_model(from_json(made) if isinstance(made, dict) else made)
     if PLAN in manifest["files"]:
-        model = _cut(model, PruningPlan.from_json(json.loads((folder / PLAN).read_text())))
+        model = _cut(model, json.loads((folder / PLAN).read_text()))
     fill(model, _tensors(folder / WEIGHTS), manifest)
     return model
 
 
-def _cut(model: nn.Module, plan: PruningPlan) -> nn.Module:
+def _cut(model: nn.Module, plan: Any) -> nn.Module:
     try:
-        return apply(plan, model)
+        return apply(PruningPlan.from_json(plan), model)
     except PlanError as error:
         raise ArtifactError(
             message(

@@ -11,9 +11,6 @@ from torch.nn.parameter import is_lazy
 
 from torchbonsai.core.errors import ArtifactError, message
 
-FORMATS = {4: ("channels_last", torch.channels_last), 5: ("channels_last_3d", torch.channels_last_3d)}
-"""Number of axes -> the memory format beside the contiguous one."""
-
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers (those outside the state dict too), tied ones once, under the first name."""
@@ -37,12 +34,12 @@ def stored(model: nn.Module) -> dict[str, Tensor]:
 
 
 def flags_of(model: nn.Module) -> dict[str, Any]:
-    """As JSON: modules in training mode, parameters without gradient, and memory formats other than contiguous."""
-    layouts = {name: _layout(tensor) for name, tensor in tensors_of(model).items()}
+    """As JSON: modules in training mode, parameters without gradient, and strides where they are not the usual ones."""
+    strides = {name: _strides(tensor) for name, tensor in tensors_of(model).items()}
     return {
         "training": [name for name, module in model.named_modules() if module.training],
         "without_gradient": [name for name, p in model.named_parameters() if not p.requires_grad],
-        "memory_format": {name: layout for name, layout in layouts.items() if layout},
+        "strides": {name: stride for name, stride in strides.items() if stride},
     }
 
 
@@ -68,10 +65,11 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], flags: Mapping[str, An
                 "pass build=, a callable that makes the dense model as it was",
             )
         )
-    formats = dict(FORMATS.values())
     for name, tensor in own.items():
-        layout = flags["memory_format"].get(name)
-        tensor.data = tensors[name].contiguous(memory_format=formats[layout]) if layout else tensors[name]
+        value, stride = tensors[name], flags["strides"].get(name)
+        # Into memory of PyTorch's own: in a file's, weights are aligned differently, and kernels round differently.
+        fresh = value.new_empty(value.shape) if stride is None else value.new_empty_strided(value.shape, stride)
+        tensor.data = fresh.copy_(value)
     training = set(flags["training"])
     for name, module in model.named_modules():
         module.training = name in training
@@ -81,11 +79,11 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], flags: Mapping[str, An
             parameter.requires_grad_(name not in without_gradient)
 
 
-def _layout(tensor: Tensor) -> str | None:
-    name, memory_format = FORMATS.get(tensor.ndim, (None, None))
-    if memory_format is None or tensor.is_contiguous():
-        return None
-    return name if tensor.is_contiguous(memory_format=memory_format) else None
+def _strides(tensor: Tensor) -> list[int] | None:
+    """None for the usual layout; else that of a dense copy (channels last, say), which decides which kernel runs."""
+    usual = torch.empty(tensor.shape, device="meta").stride()
+    own = torch.empty_like(tensor, device="meta").stride()
+    return None if own == usual else list(own)
 
 
 def _cannot(must: str, got: str, way_out: str) -> ArtifactError:

@@ -5,7 +5,8 @@ shirt); source of a pre-trained start: the other five. The file has 500 training
 3,000 images of a task are pooled and split anew, because 500 test images could not tell two networks apart that
 differ by less than 4 points (two standard errors at 70 %), 1,600 can from 2.3 on. 1,000 images to train keep a run
 near two seconds and leave a task that a small network can fail at. 28x28 is averaged to 14x14 for the same reason;
-the names with "-28" are not averaged.
+the names with "-28" are not averaged. The source is as large as the target, so that a pre-trained start costs as much
+as a trained one.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _groups(
 
 def _roles(evidence: Evidence, axis: Axis) -> list[Role]:
     roles = evidence.roles.get(axis, frozenset())
-    found: list[Role] = [r for r in ("produces", "consumes") if r in roles]  # type: ignore[misc]
+    found: list[Role] = [r for r in ("produces", "consumes") if r in roles]
     return found or ["follows"]
 
 

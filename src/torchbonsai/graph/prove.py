@@ -6,13 +6,14 @@ are checked elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from torchbonsai.graph.call import POSITION
+from torchbonsai.graph.call import POSITION, Call
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, doubled, undisturbed
@@ -97,7 +98,7 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
         forward(small, example, prover)
     except Mismatch:
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the forward raises is where the two part
         if prover.reference.training and "more than 1 value per channel" in str(error):
             prover.log.records.clear()
             _run(small, doubled(example), prover)
@@ -157,6 +158,9 @@ class Prover(Tracer):
     def expected_variant(self) -> str:
         return self._expected().variant
 
+    def rule_failed(self, call: Call, error: Exception) -> None:
+        self.fail(f"the rule of {call.name} cannot follow ({error})")
+
     # ------------------------------------------------------------------ the comparison
     def _expected(self) -> OpRecord:
         index = len(self.log.records)
@@ -197,6 +201,16 @@ class Prover(Tracer):
             want = self.restrict(x.labels)
             if want is not y.labels and not np.array_equal(want, y.labels.ravel()):
                 self.fail("other channels arrive than in the large network")
+            if x.labels.ndim > 1 and not self._same_rows(x.labels, y.labels.shape):
+                self.fail("channels are regrouped across the blocks of the large network")
+
+    def _same_rows(self, labels: Ints, shape: tuple[int, ...]) -> bool:
+        """Does every block (all axes but the last) of the small field come from one block of the large one?"""
+        for axis, place in enumerate(np.nonzero(self.keep[labels])[:-1]):
+            rows = np.moveaxis(place.reshape(shape), axis, 0).reshape(shape[axis], -1)
+            if rows.size and (rows != rows[:, :1]).any():
+                return False
+        return True
 
     def _compare_moves(self, k: int, large: OpRecord, small: OpRecord) -> None:
         for (ids, sources), (mine, _), f in zip(large.moves[k], small.moves[k], large.outputs[k], strict=True):
@@ -252,7 +266,7 @@ class Prover(Tracer):
         self.proof.failure = Failure(self.reference, index, reason, source, modules, self._seen(record))
 
 
-def _modules(names: dict[int, str], frame: Any = None) -> tuple[str, ...]:
+def _modules(names: Mapping[int, str], frame: Any = None) -> tuple[str, ...]:
     """Paths of the modules whose forwards are running, innermost first."""
     import sys
 

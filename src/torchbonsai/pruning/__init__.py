@@ -1,1 +1,1 @@
-""""""
+"""The verbs: `tb.trace`, `tb.prune`, `tb.Pruner`."""

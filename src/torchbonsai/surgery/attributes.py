@@ -51,9 +51,7 @@ def _small_shapes(
         name = next((n for n in names if n in kept), None)
         axes = kept[name] if name is not None else {}
         same_rank = name is None or len(shapes[name]) == value.dim()
-        found[short] = tuple(
-            len(axes[a]) if same_rank and a in axes else n for a, n in enumerate(value.shape)
-        )
+        found[short] = tuple(len(axes[a]) if same_rank and a in axes else n for a, n in enumerate(value.shape))
     return found
 
 

@@ -158,8 +158,7 @@ def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
 
 def run_gated(sites: GateSites, model: nn.Module, example: Example, g: torch.Tensor) -> Any:
     """model(example) with every atom multiplied by g (n_atoms,) wherever a contraction reads it."""
-    tensors = dict(model.named_parameters())
-    gated = gated_weights(sites, tensors, g)
+    gated = gated_weights(sites, dict(model.named_parameters()), g)  # before the mode, which counts ops
     args, kwargs = example
     with GateActivations(sites, g):
         return torch.func.functional_call(model, gated, args, kwargs)

@@ -114,10 +114,7 @@ def make_plan(graph: ChannelGraph, kept: Bools, model: nn.Module) -> PruningPlan
     tensors = {n: {a: torch.from_numpy(p.copy()) for a, p in axes.items()} for n, axes in narrowed.items()}
     shapes = {n: graph.shapes[n] for n in tensors}
     reasons = dict.fromkeys(
-        why
-        for g in graph.groups
-        for why in g.inexact
-        if not kept[g.offset : g.offset + g.size].all()
+        why for g in graph.groups for why in g.inexact if not kept[g.offset : g.offset + g.size].all()
     )
     return PruningPlan(tensors, shapes, standard_edits(model, tensors, shapes), tuple(reasons))
 

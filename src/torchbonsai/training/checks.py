@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchbonsai.core.errors import ConfigError, DataError, message
+from torchbonsai.data.splits import Split
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -23,6 +24,19 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
             )
         )
     return found
+
+
+def check_kind(split: Split, kind: type[Split], what: str) -> None:
+    """Raises ConfigError unless `split` is of the kind that `what` may see."""
+    if not isinstance(split, kind):
+        raise ConfigError(
+            message(
+                f"{what} takes a {kind.__name__}",
+                type(split).__name__,
+                "the splits were confused: weights see train, choices see validation, test is read once",
+                "give the right split",
+            )
+        )
 
 
 def check_finite(model: nn.Module) -> None:

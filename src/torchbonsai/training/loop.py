@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchbonsai.data.batches import augmented
 from torchbonsai.data.splits import Splits, TrainSplit, ValSplit
 from torchbonsai.training.accuracy import accuracy
-from torchbonsai.training.checks import check_finite, check_logits, check_number, trainable
+from torchbonsai.training.checks import check_finite, check_kind, check_logits, check_number, trainable
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.modes import autocast, flags_kept, laid_out, memory_format, seeded
 from torchbonsai.training.report import EpochReport, History, StepReport
@@ -38,11 +38,14 @@ def fit(
 
     An epoch is one permutation of the images, in batches of even size. splits: for the mean, the deviation and the
     number of classes. val: evaluated after every epoch. state: see `TrainState`; a filled one is gone on from.
-    The model stays in the memory layout that `config.channels_last` says; gradients are cleared. Same weights, config, threads and versions
-    give the same bits, broken off and gone on or not.
-    Raises ConfigError for a model without trainable parameters or with another number of outputs, DataError for
-    weights that are not finite or a loss that becomes so.
+    The model stays in the memory layout that `config.channels_last` says; gradients are cleared. Same weights,
+    config, threads and versions give the same bits, broken off and gone on or not.
+    Raises ConfigError for a model without trainable parameters or with another number of outputs, or a split of
+    another kind; DataError for weights that are not finite, or a loss that becomes so.
     """
+    check_kind(train, TrainSplit, "training")
+    if val is not None:
+        check_kind(val, ValSplit, "validation")
     check_finite(model)
     parameters = trainable(model)
     device = parameters[0].device

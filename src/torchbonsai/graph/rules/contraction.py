@@ -138,7 +138,7 @@ def _plain(call: Call, x: torch.Tensor, w: torch.Tensor, transposed: bool) -> Fi
     slid = x if transposed else call.out  # a transposed convolution multiplies once per input position
     joined = call.join([(x, (0, -1, *(s + 100 for s in spatial))), (w, shape)], frozenset((-1,)))
     sizes = {0: x.shape[0], -1: x.shape[1], 1: call.out.shape[1], 2: math.prod(slid.shape[2:])}
-    sizes |= {k: n for k, n in zip(kernel, w.shape[2:], strict=True)}
+    sizes |= dict(zip(kernel, w.shape[2:], strict=True))
     call.count(joined, sizes, w)
     for axes, labels in call.fields(w):
         if axes == ((1,) if transposed else (0,)):

@@ -157,7 +157,9 @@ def stack(call: Call) -> None:
 
 def _join(call: Call, parts: Sequence[torch.Tensor], dim: int, shift: bool) -> None:
     """Labels along `dim` stand side by side; labels along other axes must agree."""
-    named = [[(tuple(a + (shift and a >= dim) for a in axes), labels) for axes, labels in call.fields(t)] for t in parts]
+    named = [
+        [(tuple(a + (shift and a >= dim) for a in axes), labels) for axes, labels in call.fields(t)] for t in parts
+    ]
     for k, fields in enumerate(named):
         for axes, labels in fields:
             if dim in axes and len(axes) > 1:
@@ -165,9 +167,9 @@ def _join(call: Call, parts: Sequence[torch.Tensor], dim: int, shift: bool) -> N
                 named[k] = [f for f in named[k] if f[1] is not labels]
     if not shift and any(axes == (dim,) for fields in named for axes, _ in fields):
         rows = [next((ls for axes, ls in fields if axes == (dim,)), None) for fields in named]
-        labels = [np.zeros(t.shape[dim], np.int64) if r is None else r for r, t in zip(rows, parts, strict=True)]
-        ids = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(labels)])
-        call.place_many(call.out, (dim,), ids, labels)
+        held = [np.zeros(t.shape[dim], np.int64) if r is None else r for r, t in zip(rows, parts, strict=True)]
+        ids = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(held)])
+        call.place_many(call.out, (dim,), ids, held)
     letters = [tuple(-1 - k if a == dim else a for a in range(call.out.dim())) for k in range(len(parts))]
     if shift:
         letters = [tuple(a for a in row if a >= 0) for row in letters]
@@ -313,5 +315,14 @@ def pad(call: Call) -> None:
 
 @rule("aten::as_strided", "aten::view_as_real", "aten::view_as_complex", kind="layout")
 def strided(call: Call) -> None:
+    """Freezes, unless only the strides of axes of size one change (as pooling to 1x1 does, for channels_last)."""
+    out = call.out
+    if "as_strided_" in call.name and call.tracer.before is not None:
+        shape, strides = call.tracer.before
+        same = [(n, s) for n, s in zip(shape, strides, strict=True) if n > 1]
+        if tuple(out.shape) == tuple(shape) and same == [
+            (n, s) for n, s in zip(out.shape, out.stride(), strict=True) if n > 1
+        ]:
+            call.give(out, call.fields(call.tensors[0]))
+            return
     call.deny(f"{call.name} reads memory by strides")
-

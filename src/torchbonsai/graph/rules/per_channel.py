@@ -53,5 +53,3 @@ def inert(call: Call) -> None:
     """Reads a size or a single number; nothing with a channel axis comes out."""
     for tensor in call.tensors:
         call.freeze(tensor, f"{call.name} turns it into a Python number")
-
-

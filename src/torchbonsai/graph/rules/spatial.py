@@ -60,5 +60,3 @@ def im2col(call: Call) -> None:
         else:
             call.freeze(f.labels, f"{call.name} slides over the axis")
     call.give(call.out, tuple(out))
-
-

@@ -1,0 +1,92 @@
+"""`ignore=` and `only=`: freezing what the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.graph.build import build
+from torchbonsai.graph.channel_graph import ChannelGraph, Ints
+from torchbonsai.graph.evidence import Evidence
+
+Named = Iterable[Any] | str | None
+
+
+def restrict(graph: ChannelGraph, model: nn.Module, ignore: Named = (), only: Named = None) -> ChannelGraph:
+    """The graph with what `ignore` names frozen, and everything that no module in `only` makes.
+
+    A module means what it makes (output channels; a norm's or a depthwise convolution's own), a parameter all its
+    axes. Names may be glob patterns. Raises ConfigError for what names nothing.
+    """
+    frozen: list[tuple[Ints, str, None]] = []
+    for item in _listed(ignore):
+        shown, axes = _axes(graph, model, item, "ignore")
+        frozen += [
+            (graph.evidence.labels[n][a], f"ignored, because of {n} axis {a} (ignore={shown!r})", None) for n, a in axes
+        ]
+    if only is not None:
+        allowed = {axis for item in _listed(only) for axis in _axes(graph, model, item, "only")[1]}
+        for g in graph.groups:
+            made = {(b.name, b.axis) for b in g.bound("produces")} or {(b.name, b.axis) for b in g.bindings}
+            if not made & allowed:
+                first = g.bindings[0]
+                labels = graph.evidence.labels[first.name][first.axis][first.index >= 0]
+                frozen.append((labels, "not made by a module that only= names", None))
+    if not frozen:
+        return graph
+    evidence: Evidence = graph.evidence
+    return build(evidence.amended(frozen=frozen))
+
+
+def _listed(items: Named) -> list[Any]:
+    if items is None:
+        return []
+    return [items] if isinstance(items, str | nn.Module | nn.Parameter) else list(items)
+
+
+def _axes(graph: ChannelGraph, model: nn.Module, item: Any, option: str) -> tuple[str, list[tuple[str, int]]]:
+    """What an item names, and the axes that it means."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if isinstance(item, str):
+        paths = [p for p in modules if p and fnmatchcase(p, item)]
+        names = [n for n in parameters if fnmatchcase(n, item)]
+        shown = item
+    elif isinstance(item, nn.Module):
+        paths, names = [p for p, m in modules.items() if m is item], []
+        shown = paths[0] if paths else type(item).__name__
+    else:
+        paths, names = [], [n for n, p in parameters.items() if p is item]
+        shown = names[0] if names else "a parameter"
+    if not paths and not names:
+        near = get_close_matches(str(item), [*modules, *parameters], 3) if isinstance(item, str) else []
+        raise ConfigError(
+            message(
+                f"{option}= must name modules or parameters of the model.",
+                repr(shown),
+                "a typing error, or a module of another copy of the model",
+                f"near matches: {near}" if near else "see model.named_modules()",
+            )
+        )
+    held = {graph.aliases.get(n, n) for n in names}
+    axes = [(n, a) for n in sorted(held) for a in graph.evidence.labels.get(n, {})]
+    for path in paths:
+        axes += _made_by(graph, path)
+    return shown, list(dict.fromkeys(axes))
+
+
+def _made_by(graph: ChannelGraph, path: str) -> list[tuple[str, int]]:
+    """Output channels of a module: axes that it produces, or that go with a channel, but not those it contracts."""
+    evidence: Evidence = graph.evidence
+    return [
+        (name, axis)
+        for name, axes in evidence.labels.items()
+        if name.startswith(f"{path}.")
+        for axis in axes
+        if "produces" in (roles := evidence.roles.get((name, axis), frozenset())) or not roles
+    ]

@@ -1,0 +1,183 @@
+"""`tb.trace` and `tb.prune`: the one way through the engine, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchbonsai.core.errors import PlanError, message
+from torchbonsai.cost.macs import Cost, CostModel
+from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
+from torchbonsai.criteria.magnitude import Magnitude
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
+from torchbonsai.graph.forward import collector_at_rest, unwrap
+from torchbonsai.graph.trace import observe
+from torchbonsai.pruning.controls import Named, restrict
+from torchbonsai.selection.budget import Budget
+from torchbonsai.selection.select import select
+from torchbonsai.surgery.optimizer import remember
+from torchbonsai.surgery.plan import PruningPlan
+from torchbonsai.surgery.settle import Settled, Settler
+from torchbonsai.surgery.verify import NOT_COMPARED, Verification
+from torchbonsai.surgery.verify import verify as compare_with_masked
+
+_MOST_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one eval forward on the example inputs, before and after."""
+
+    before: Cost
+    after: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class PruneResult:
+    """model: the small network, of the user's own class. scores: higher = keep, before normalising."""
+
+    model: nn.Module
+    plan: PruningPlan
+    cost: Costs
+    verification: Verification
+    scores: Scores
+    graph: ChannelGraph
+    selection: Selection
+    notes: tuple[str, ...] = field(default=())
+
+
+def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
+    """Find the channel groups of `model`, and what is frozen, by which op at which line.
+
+    One forward pass in eval mode and one in train mode on a copy, then a trial cut of half of every group, so that
+    widths baked into Python show. example_inputs: a Tensor, a tuple of positional or a dict of keyword inputs, or a
+    list of these (several examples, traces joined). The model, its buffers, flags and the random state stay as found.
+    Raises TraceError where the forward does not run.
+
+    >>> import torch, torchbonsai as tb
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> print(tb.trace(net, torch.randn(1, 8)).explain())
+    1 groups, 6 channels can be removed
+      0: 6 channels; read by 2
+    frozen: 2 channels
+      2: 2 channels: it is an output of the model
+    """
+    model = unwrap(model)
+    with collector_at_rest():
+        graph = observe(model, example_inputs)
+        return _probe(Settler(model, example_inputs, graph), graph)
+
+
+def _probe(settler: Settler, graph: ChannelGraph) -> ChannelGraph:
+    """Cut about half of every group, at random, until the proof holds."""
+    for _ in range(_MOST_ROUNDS):
+        generator = np.random.default_rng(0)
+        kept = np.ones(graph.n_atoms, dtype=bool)
+        for g in graph.groups:
+            gone = generator.permutation(g.size)[: g.size // 2]
+            kept[g.offset + gone] = False
+        if kept.all():
+            return graph
+        settled = settler.settle(graph, kept)
+        if settled.small is not None:
+            return graph
+        graph = settled.graph
+    raise _endless()
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: Budget,
+    criterion: Criterion | None = None,
+    scope: Literal["global", "uniform"] = "global",
+    round_to: int = 1,
+    min_channels: int = 1,
+    ignore: Named = (),
+    only: Named = None,
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+    verify: bool = True,
+) -> PruneResult:
+    """Remove channels until `budget` is met, and check that the small network equals the masked large one.
+
+    criterion: default `Magnitude(p=2)`. scope: "global" ranks all channels together, "uniform" takes the same share of
+    every group. batches, loss: for criteria that need data. verify=False skips the numbers, never the proof of the
+    routing. The given model is never touched.
+
+    Raises TraceError, ConfigError, BudgetError, DataError, PlanError or VerificationError, each with its way out.
+
+    >>> import torch, torchbonsai as tb
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> result = tb.prune(net, torch.randn(1, 8), budget=tb.Budget(channels=0.5))
+    >>> result.model[0].out_features, result.cost.before.macs, result.cost.after.macs
+    (3, 60, 30)
+    >>> result.verification.exact
+    True
+    """
+    given, model = model, unwrap(model)
+    criterion = criterion if criterion is not None else Magnitude(p=2)
+    with collector_at_rest():
+        graph = restrict(observe(model, example_inputs), model, ignore, only)
+        settler = Settler(model, example_inputs, graph)
+        known = None
+        if criterion.needs & NEEDS_DATA:
+            graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
+            known = list(batches) if batches is not None else None
+        for _ in range(_MOST_ROUNDS):
+            context = ScoringContext(graph, model, known, loss)
+            scores = context.resolve(criterion)
+            selection = select(
+                graph,
+                scores,
+                budget,
+                scope=scope,
+                round_to=round_to,
+                min_channels=min_channels,
+                normalise=criterion.normalise,
+            )
+            kept = graph.keep(selection)
+            settled = settler.settle(graph, kept)
+            if settled.plan is not None:
+                return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
+            graph = settled.graph
+    raise _endless()
+
+
+def _result(
+    settled: Settled,
+    given: nn.Module,
+    model: nn.Module,
+    example_inputs: Any,
+    kept: Bools,
+    scores: Scores,
+    selection: Selection,
+    notes: list[str],
+    compare: bool,
+) -> PruneResult:
+    graph, plan, small = settled.graph, settled.plan, settled.small
+    assert plan is not None
+    assert small is not None
+    checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
+    costs = CostModel(graph)
+    remember(plan, given if given is model else model)
+    return PruneResult(
+        small, plan, Costs(costs.dense, costs.of(kept)), checked, scores, graph, selection, (*graph.notes, *notes)
+    )
+
+
+def _endless() -> PlanError:
+    return PlanError(
+        message(
+            "The routing must settle.",
+            f"{_MOST_ROUNDS} selections, each of which failed its proof somewhere else",
+            "widths are baked into many places of the forward",
+            "name the part with ignore=, or compute sizes from tensors' shapes",
+        )
+    )

@@ -1,0 +1,306 @@
+"""Widths baked into Python: prove a plan, and where it fails repair, try the other hypothesis, or freeze.
+
+A repair edits attributes of the copy and keeps the selection. Everything else adds equalities or freezes to the
+graph, and the selection has to be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice, permutations
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.build import build
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
+from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.forward import alias_copy
+from torchbonsai.graph.prove import Failure, prove, raw_keep
+from torchbonsai.surgery.apply import apply, set_attribute
+from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
+
+Equal = tuple[Ints, Ints]
+_MOST_REPAIRS = 64
+_WINDOWS = (0, 8, 32, 128, None)
+"""How many ops before a failing one are looked at for the groups to freeze, step by step."""
+_NEAR = 24
+_MOST_TIES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """small: the proved module, None where the graph had to change and a new selection is needed."""
+
+    graph: ChannelGraph
+    plan: PruningPlan | None = None
+    small: nn.Module | None = None
+
+
+@dataclass
+class Settler:
+    """Remembers, across selections of one model, what was tried at each op that failed."""
+
+    model: nn.Module
+    example_inputs: Any
+    base: ChannelGraph
+    tried: dict[tuple[bool, int], int] = field(default_factory=dict)
+    froze: dict[tuple[bool, int], int] = field(default_factory=dict)
+    equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
+    frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
+    helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
+
+    def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
+        """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
+        plan = make_plan(graph, kept, self.model)
+        small = apply(plan, self.model)
+        proof = prove(graph, kept, small, self.example_inputs)
+        for _ in range(_MOST_REPAIRS):
+            if proof.failure is None:
+                return Settled(graph, _with_inexact(plan, proof.inexact), small)
+            repaired = self._repair(graph, kept, plan, small, proof.failure)
+            if repaired is None:
+                return Settled(self._amend(graph, kept, proof.failure))
+            plan, small, proof = repaired
+        return Settled(self._amend(graph, kept, proof.failure)) if proof.failure else Settled(graph, plan, small)
+
+    # ------------------------------------------------------------------ repair by guess
+    def _repair(
+        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
+    ) -> tuple[PruningPlan, nn.Module, Any] | None:
+        """The first edit of ints on a running module that carries the proof further."""
+        for edits in guesses(small, failure, raw_keep(graph, kept)):
+            better = replace(plan, edits=_merge(plan.edits, edits))
+            candidate = alias_copy(small)  # the tensors are right already, only attributes differ
+            for edit in edits:
+                set_attribute(candidate, edit)
+            proof = prove(graph, kept, candidate, self.example_inputs)
+            if proof.failure is None or _further(proof.failure, failure, graph.evidence):
+                for edit in edits:
+                    set_attribute(small, edit)
+                return better, small, proof
+        return None
+
+    # ------------------------------------------------------------------ the graph changes
+    def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
+        """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
+        site = (failure.log.training, failure.index)
+        options = list(hypotheses(failure))
+        first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
+        step = self.tried[site] = self.tried.get(site, first - 1) + 1
+        self.helped[_line(failure)] = step
+        if step < len(options):
+            self.equal[site] = options[step]
+        else:
+            self.equal.pop(site, None)
+            froze = self.froze[site] = self.froze.get(site, -1) + 1
+            self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
+        return build(self._amended())
+
+    def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
+        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
+        keep = raw_keep(graph, kept)
+        labels = np.arange(keep.size) if window is None else _labels_before(failure, window)
+        untied = build(self._amended())  # what a failed hypothesis tied together is not to blame
+        component = untied.evidence.solution.component
+        seen = np.unique(component[labels[~keep[labels]]])
+        groups = [
+            raw
+            for g in untied.groups
+            if np.isin(component[raw := _raw(untied, g.offset, g.offset + g.size)], seen).any()
+        ]
+        if not groups and window is not None:
+            self._freeze(graph, kept, failure, _WINDOWS[_WINDOWS.index(window) + 1])
+            return
+        if not groups:
+            raise PlanError(
+                message(
+                    "A plan's routing must be proved before it is applied.",
+                    f"{failure.reason} ({failure.source})",
+                    "the forward is not deterministic, or depends on something outside the model",
+                    "make the forward depend on its inputs and parameters only",
+                )
+            )
+        reason = f"the width is baked into the code: {failure.reason}"
+        self.frozen += [(labels, reason, failure.source) for labels in groups]
+
+    def _amended(self) -> Evidence:
+        return self.base.evidence.amended([e for es in self.equal.values() for e in es], self.frozen)
+
+
+def _line(failure: Failure) -> tuple[str, int, str]:
+    return failure.source.file, failure.source.line, failure.record.name if failure.record else ""
+
+
+def _labels_before(failure: Failure, window: int) -> Ints:
+    """The removed labels that the failing op, and `window` ops before it, touch."""
+    records = failure.log.records[max(0, failure.index - window) : failure.index]
+    arrays = [f.labels.ravel() for r in records for s in r.inputs for f in s.fields]
+    return np.unique(np.concatenate([failure.seen, *arrays]))
+
+
+def _raw(graph: ChannelGraph, start: int, stop: int) -> Ints:
+    """The raw labels of parameters and buffers that name atoms start … stop - 1."""
+    found = [
+        graph.evidence.labels[name][axis][(atoms >= start) & (atoms < stop)]
+        for name, axes in graph.axes.items()
+        for axis, atoms in axes.items()
+    ]
+    return np.concatenate(found)
+
+
+def _with_inexact(plan: PruningPlan, inexact: list[tuple[Ints, Inexact]]) -> PruningPlan:
+    return replace(plan, inexact=tuple(dict.fromkeys((*plan.inexact, *(why for _, why in inexact)))))
+
+
+def _merge(edits: tuple[AttributeEdit, ...], more: tuple[AttributeEdit, ...]) -> tuple[AttributeEdit, ...]:
+    merged = {(e.module, e.attribute): e for e in edits}
+    for e in more:
+        before = merged.get((e.module, e.attribute))
+        merged[(e.module, e.attribute)] = replace(e, old=before.old) if before else e
+    return tuple(merged.values())
+
+
+def _further(now: Failure, before: Failure, evidence: Evidence) -> bool:
+    """Did the proof get past the op at which it failed?"""
+    order = {id(log): k for k, log in enumerate(evidence.logs)}
+    return (order[id(now.log)], now.index) > (order[id(before.log)], before.index)
+
+
+# ---------------------------------------------------------------------- guessing attributes
+def guesses(small: nn.Module, failure: Failure, keep: Bools) -> Iterator[tuple[AttributeEdit, ...]]:
+    """Edits of ints, or of lists of ints, on the modules whose forwards were running, innermost first."""
+    changes = size_changes(failure, keep)
+    if not changes:
+        return
+    for path in failure.modules:
+        module = small.get_submodule(path)
+        yield from _on_module(path, module, changes)
+
+
+def size_changes(failure: Failure, keep: Bools) -> dict[int, list[int]]:
+    """Old size -> the sizes that it must become at the failing op, in the order in which they occur."""
+    changes: dict[int, list[int]] = {}
+
+    def note(old: int, new: int) -> None:
+        if old != new and new not in changes.setdefault(old, []):
+            changes[old].append(new)
+
+    record = failure.record
+    if record is None:
+        return changes
+    for labels in record.fresh:
+        note(labels.size, int(keep[labels].sum()))
+    fields = [f for out in record.outputs for f in out] + [f for s in record.inputs for f in s.fields]
+    for f in fields:
+        stays = keep[f.labels]
+        if stays.ndim == 1:
+            note(stays.size, int(stays.sum()))
+            _note_starts(f.labels, keep, record.inputs, note)
+            continue
+        for axis in range(stays.ndim):
+            others = tuple(k for k in range(stays.ndim) if k != axis)
+            note(stays.shape[axis], int(stays.any(axis=others).sum()))
+            counts = stays.sum(axis=axis).ravel()
+            if (counts == counts[0]).all():
+                note(stays.shape[axis], int(counts[0]))
+    return {old: new for old, new in changes.items() if new}
+
+
+def _note_starts(labels: Ints, keep: Bools, inputs: Any, note: Any) -> None:
+    """A slice's start and stop: how many positions stay before them."""
+    for shadow in inputs:
+        for f in shadow.fields:
+            if f.labels.ndim != 1 or f.labels.size <= labels.size:
+                continue
+            at = np.flatnonzero(f.labels == labels[0])
+            if at.size:
+                stays = np.cumsum(keep[f.labels])
+                for place in (int(at[0]), int(at[0]) + labels.size):
+                    if 0 < place < f.labels.size:
+                        note(place, int(stays[place - 1]))
+
+
+def _on_module(path: str, module: nn.Module, changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
+    ints = {k: v for k, v in vars(module).items() if isinstance(v, int) and not isinstance(v, bool) and v in changes}
+    lists = {
+        k: v
+        for k, v in vars(module).items()
+        if isinstance(v, list | tuple) and v and all(isinstance(x, int) for x in v) and set(v) & set(changes)
+    }
+    for name, sizes in lists.items():
+        for rewritten in _rewritten(sizes, changes):
+            yield (AttributeEdit(path, name, tuple(sizes), rewritten),)
+    yield from _assignments(path, ints, changes)
+    for name, value in ints.items():
+        for new in changes[value]:
+            yield (AttributeEdit(path, name, value, new),)
+
+
+def _assignments(path: str, ints: dict[str, int], changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
+    """All matching attributes at once: one new size for all of a value, or its new sizes in every order."""
+    if len(ints) < 2:
+        return
+    yield tuple(AttributeEdit(path, k, v, changes[v][0]) for k, v in ints.items())
+    for old, new in changes.items():
+        names = [k for k, v in ints.items() if v == old]
+        if 2 <= len(names) <= 4 and len(new) >= 2:
+            for order in permutations(new, min(len(names), len(new))):
+                yield tuple(AttributeEdit(path, k, old, n) for k, n in zip(names, order, strict=False))
+
+
+def _rewritten(value: Any, changes: dict[int, list[int]]) -> Iterator[tuple[int, ...]]:
+    """A list of sizes with its members replaced: in order of occurrence, then all alike."""
+    queues = {old: list(new) for old, new in changes.items()}
+    yield tuple((queues[x].pop(0) if len(queues[x]) > 1 else queues[x][0]) if x in queues else x for x in value)
+    yield tuple(changes[x][0] if x in changes else x for x in value)
+
+
+# ---------------------------------------------------------------------- other hypotheses
+def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
+    """Equalities under which the failing op may follow, those that leave most atoms first.
+
+    Where an op cuts or regroups an axis, position j of every part leaves together, or whole parts do.
+    """
+    record = failure.record
+    if record is None or record.kind != "layout":
+        return
+    fields = [f.labels for out in record.outputs for f in out] + [f.labels for s in record.inputs for f in s.fields]
+    found: dict[tuple[int, ...], list[Equal]] = {}
+    for labels in fields:
+        for rows, axis in _regroupings(labels, fields):
+            first = rows.take([0], axis=axis)
+            key = (first.size, rows.shape[0], axis)
+            found.setdefault(key, []).append((rows, np.broadcast_to(first, rows.shape)))
+    yield from (found[key] for key in sorted(found, reverse=True))
+    yield from _ties(failure)
+
+
+def _ties(failure: Failure) -> Iterator[list[Equal]]:
+    """The op's axis may be a multiple of another width that the code computes with: tie them position by position."""
+    record = failure.record
+    assert record is not None
+    before = failure.log.records[max(0, failure.index - _NEAR) : failure.index]
+    near = {id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1}
+    for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
+        fitting = (
+            o for o in near.values() if o.size > 1 and labels.size % o.size == 0 and not np.isin(o, labels).any()
+        )
+        for other in islice(fitting, _MOST_TIES):
+            rows = labels.reshape(-1, other.size)
+            yield [(rows, np.broadcast_to(other, rows.shape))]
+
+
+def _regroupings(labels: Ints, fields: list[Ints]) -> Iterator[tuple[Ints, int]]:
+    """Ways to see an axis as equal parts: (the labels regrouped, the axis along which equals leave together)."""
+    if labels.ndim > 1:
+        yield from ((labels, axis) for axis in range(labels.ndim))
+        return
+    for part in dict.fromkeys(f.size for f in fields if f.ndim == 1):
+        if 0 < part < labels.size and labels.size % part == 0:
+            rows = labels.reshape(-1, part)
+            yield rows, 0
+            yield rows, 1

@@ -147,6 +147,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return made
     if kind is tuple:
         return tuple(_copied(v, memo) for v in value)
+    if kind is set and not value:  # every module holds one, for its non-persistent buffers
+        return set()
     return copy.deepcopy(value, memo)
 
 

@@ -20,7 +20,7 @@ def define_operators() -> None:
         return
     if importlib.util.find_spec("torchvision") is None:
         return
-    _LIBRARY = torch.library.Library("torchvision", "DEF")  # noqa: TOR901 - lives as long as the process
+    _LIBRARY = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 

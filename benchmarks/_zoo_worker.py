@@ -1,6 +1,6 @@
 """One network, one arm, in a process of its own; prints one JSON record as its last line.
 
-    python benchmarks/_zoo_worker.py ENTRY_JSON {torchbonsai,torch-pruning}
+python benchmarks/_zoo_worker.py ENTRY_JSON {torchbonsai,torch-pruning}
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def main() -> None:
     options = arguments()
     entries = json.loads((HERE / "zoo_models.json").read_text())
     records = read(options.out)
-    todo = [(e, arm) for arm in options.arms for e in entries if re.search(options.only, e["name"])]
+    by_size = sorted(entries, key=lambda e: (e["name"].partition(":")[0] == "timm", e["params"]))
+    todo = [(e, arm) for arm in options.arms for e in by_size if re.search(options.only, e["name"])]
     if not options.again:
         todo = [(e, arm) for e, arm in todo if (e["name"], arm) not in records]
     for entry, arm in [] if options.summary else todo[: options.limit]:
@@ -38,7 +39,9 @@ def main() -> None:
         with options.out.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(line(record), flush=True)
-    write_summary(entries, records, options.out.with_suffix(".md"), " ".join(["python benchmarks/zoo.py", *sys.argv[1:]]))
+    write_summary(
+        entries, records, options.out.with_suffix(".md"), " ".join(["python benchmarks/zoo.py", *sys.argv[1:]])
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -75,14 +78,21 @@ def run_one(entry: dict[str, Any], arm: str, timeout: float) -> dict[str, Any]:
     except json.JSONDecodeError:
         said = (done.stderr.strip() or "no output").splitlines()[-1][:300]
         record = {"name": entry["name"], "arm": arm, "status": "died", "error": f"exit {done.returncode}: {said}"}
-    return record | {"total_s": round(time.perf_counter() - start, 1)}
+    return record | {"total_s": round(time.perf_counter() - start, 1), "commit": commit()}
+
+
+def commit() -> str:
+    """The commit that the engine was at; "+" where the tree had changes on top."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def line(record: dict[str, Any]) -> str:
     """One record on one line of the terminal."""
     gone = ""
     if "params_after" in record:
-        gone = f"{1 - record['params_after'] / record['params_before']:4.0%} gone, plan {record.get('timing', {}).get('plan_s', 0):.1f} s"
+        share = 1 - record["params_after"] / record["params_before"]
+        gone = f"{share:4.0%} gone, plan {record.get('timing', {}).get('plan_s', 0):.1f} s"
     error = record.get("rel_error")
     said = record.get("error", "").splitlines()[:1]
     return (

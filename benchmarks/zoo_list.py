@@ -22,8 +22,8 @@ import torch
 
 HERE = Path(__file__).parent
 # pytorchcv: modules after the last classification network are segmentation, pose, speech, flow …
-CV_SEGMENTATION = """deeplabv3 fastscnn cgnet dabnet sinet bisenet fpenet contextnet lednet esnet edanet enet erfnet linknet
-segnet unet sqnet fcn8sd pspnet icnet espcnet danet""".split()
+CV_SEGMENTATION = """deeplabv3 fastscnn cgnet dabnet sinet bisenet fpenet contextnet lednet esnet edanet enet erfnet
+linknet segnet unet sqnet fcn8sd pspnet icnet espcnet danet""".split()
 CV_OTHER = """alphapose_coco simplepose_coco simpleposemobile_coco lwopenpose_cmupan ibppose_coco prnet centernet lffd
 pfpcnet voca nvpattexp visemenet superpointnet jasper jasperdr quartznet raft propainter_rfc propainter_ip propainter
 resnet_cub seresnet_cub mobilenet_cub proxylessnas_cub""".split()
@@ -69,8 +69,8 @@ TIMM_SPLIT = {
     "vision_transformer": ["vit_tiny_patch16_224", "vit_small_patch32_224"],
 }
 TIMM_CNN = """byobnet convmixer convnext cspnet cspnext densenet dla dpn efficientnet fasternet focalnet ghostnet
-hardcorenas hgnet hrnet inception_next inception_resnet_v2 inception_v3 inception_v4 lcnetv2 mambaout nasnet nfnet pnasnet
-rdnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls senet sknet starnet tresnet vgg vovnet
+hardcorenas hgnet hrnet inception_next inception_resnet_v2 inception_v3 inception_v4 lcnetv2 mambaout nasnet nfnet
+pnasnet rdnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls senet sknet starnet tresnet vgg vovnet
 xception xception_aligned mobilenetv3""".split()
 CNN_PATTERNS = ("convformer*", "poolformer*", "fastvit_t*")
 NOT_CNN_PATTERNS = ("mobilenetv4_hybrid*", "resnet*_clip", "bat_resnext*")
@@ -116,10 +116,14 @@ def pytorchcv() -> list[dict]:
             with torch.device("meta"):
                 model = provider._models[found[0]]()
             size = [256, 256] if segments else list(model.in_size)
-            kwargs = {"in_size": [480, 480] if module in ("pspnet", "fcn8sd", "deeplabv3") else size} if segments else {}
+            kwargs = (
+                {"in_size": [480, 480] if module in ("pspnet", "fcn8sd", "deeplabv3") else size} if segments else {}
+            )
             size = kwargs.get("in_size", size)
             family = module if pattern == "*" else plain(pattern)
-            entries.append(entry("pytorchcv", found, family, "cnn", [1, getattr(model, "in_channels", 3), *size], kwargs))
+            entries.append(
+                entry("pytorchcv", found, family, "cnn", [1, getattr(model, "in_channels", 3), *size], kwargs)
+            )
             entries[-1]["task"] = "segmentation" if segments else "classification"
     return entries
 
@@ -131,7 +135,9 @@ def torchvision_models() -> list[dict]:
     entries = []
     for pattern in (*TV_CNN, *TV_ATTENTION):
         kind = "attention" if pattern in TV_ATTENTION else "cnn"
-        found = smallest([n for n in names if fnmatchcase(n, pattern)], lambda n: torchvision.models.get_model(n, weights=None))
+        found = smallest(
+            [n for n in names if fnmatchcase(n, pattern)], lambda n: torchvision.models.get_model(n, weights=None)
+        )
         assert found is not None, pattern
         size = 299 if found[0] == "inception_v3" else 224
         kwargs = {"init_weights": False} if found[0] in ("googlenet", "inception_v3") else {}

@@ -68,7 +68,8 @@ def _head(command: str) -> str:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     return (
         "# Zoo: half the channels of every network at random\n\n"
-        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. Python {platform.python_version()}, {versions}; "
+        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. "
+        f"Python {platform.python_version()}, {versions}; "
         f"{processor()}, {os.cpu_count()} cores, 1 thread, one network at a time.\n\n"
         "*verified*: at least 35 % of the parameters went (or as much as torch-pruning removes where that is right), "
         "the small network runs in eval and in train mode and equals the masked one on the example input, float64, "

@@ -70,8 +70,8 @@ TIMM_SPLIT = {
 }
 TIMM_CNN = """byobnet convmixer convnext cspnet cspnext densenet dla dpn efficientnet fasternet focalnet ghostnet
 hardcorenas hgnet hrnet inception_next inception_resnet_v2 inception_v3 inception_v4 lcnetv2 mambaout nasnet nfnet
-pnasnet rdnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls senet sknet starnet tresnet vgg vovnet
-xception xception_aligned mobilenetv3""".split()
+pnasnet rdnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls senet sknet starnet tresnet vgg
+vovnet xception xception_aligned mobilenetv3""".split()
 CNN_PATTERNS = ("convformer*", "poolformer*", "fastvit_t*")
 NOT_CNN_PATTERNS = ("mobilenetv4_hybrid*", "resnet*_clip", "bat_resnext*")
 LARGEST = 140_000_000  # parameters: a family whose smallest member is larger does not fit the time limit

@@ -116,7 +116,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if known is not None:
         return known
     if isinstance(value, nn.Module) and _is_plain(kind):
-        new = memo[id(value)] = kind.__new__(kind)
+        new: nn.Module = object.__new__(kind)
+        memo[id(value)] = new
         new.__dict__.update({k: _copied(v, memo) for k, v in value.__dict__.items()})
         return new
     if kind in (dict, OrderedDict):
@@ -136,27 +137,32 @@ def _is_plain(kind: type) -> bool:
     """Does the class copy as its __dict__ alone? torch.nn's own __setstate__ only mend old checkpoints, but RNNs'."""
     restore = kind.__setstate__  # type: ignore[attr-defined]
     mends = restore.__module__.startswith("torch.nn.modules.") and not issubclass(kind, nn.RNNBase)
-    usual = kind.__reduce_ex__ == nn.Module.__reduce_ex__ and kind.__getstate__ is object.__getstate__
+    usual = kind.__reduce_ex__ == nn.Module.__reduce_ex__ and kind.__getstate__ == nn.Module.__getstate__
     return mends and usual and not hasattr(kind, "__deepcopy__")
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Global random state and the attention fast path are as before afterwards; no gradients are taken.
+def collector_at_rest() -> Iterator[None]:
+    """The cycle collector rests: with thousands of small records alive it doubles the time of a pass."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
-    The cycle collector rests meanwhile: with thousands of small records alive it doubles the time of a pass.
-    """
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Global random state and the attention fast path are as before afterwards; no gradients are taken."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.backends.mha.set_fastpath_enabled(False)
-        collecting = gc.isenabled()
-        gc.disable()
         try:
             yield
         finally:
-            if collecting:
-                gc.enable()
             torch.backends.mha.set_fastpath_enabled(fast)
 
 

@@ -13,7 +13,7 @@ from torchbonsai.graph.call import flat_tensors
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, doubled, undisturbed, unwrap
-from torchbonsai.graph.labels import Field, LabelSpace, Shadow
+from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
@@ -113,7 +113,7 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
         ) from error
     for tensor in flat_tensors(out):
         for f in getattr(tensor, "_bonsai", Shadow()).fields:
-            tracer.freeze(f.labels, "it is an output of the model")
+            tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
     return None
 
 

@@ -89,7 +89,9 @@ def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
                 "return the module",
             )
         )
-    return model.to(device="cpu", dtype=torch.float32)
+    model = model.to(device="cpu", dtype=torch.float32)
+    object.__setattr__(model, "bonsai_config", config)  # how `tb.save` knows the dense network's build
+    return model
 
 
 def _factory(name: str) -> Callable[..., Any]:

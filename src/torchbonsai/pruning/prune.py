@@ -15,7 +15,7 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
-from torchbonsai.graph.forward import unwrap
+from torchbonsai.graph.forward import collector_at_rest, unwrap
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.selection.budget import Budget
@@ -68,8 +68,9 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
       2: 2 channels: it is an output of the model
     """
     model = unwrap(model)
-    graph = observe(model, example_inputs)
-    return _probe(Settler(model, example_inputs, graph), graph)
+    with collector_at_rest():
+        graph = observe(model, example_inputs)
+        return _probe(Settler(model, example_inputs, graph), graph)
 
 
 def _probe(settler: Settler, graph: ChannelGraph) -> ChannelGraph:
@@ -122,28 +123,30 @@ def prune(
     """
     given, model = model, unwrap(model)
     criterion = criterion if criterion is not None else Magnitude(p=2)
-    graph = restrict(observe(model, example_inputs), model, ignore, only)
-    settler = Settler(model, example_inputs, graph)
-    if criterion.needs & NEEDS_DATA:
-        graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
-    known = list(batches) if batches is not None else None
-    for _ in range(_MOST_ROUNDS):
-        context = ScoringContext(graph, model, known, loss)
-        scores = context.resolve(criterion)
-        selection = select(
-            graph,
-            scores,
-            budget,
-            scope=scope,
-            round_to=round_to,
-            min_channels=min_channels,
-            normalise=criterion.normalise,
-        )
-        kept = graph.keep(selection)
-        settled = settler.settle(graph, kept)
-        if settled.plan is not None:
-            return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
-        graph = settled.graph
+    with collector_at_rest():
+        graph = restrict(observe(model, example_inputs), model, ignore, only)
+        settler = Settler(model, example_inputs, graph)
+        known = None
+        if criterion.needs & NEEDS_DATA:
+            graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
+            known = list(batches) if batches is not None else None
+        for _ in range(_MOST_ROUNDS):
+            context = ScoringContext(graph, model, known, loss)
+            scores = context.resolve(criterion)
+            selection = select(
+                graph,
+                scores,
+                budget,
+                scope=scope,
+                round_to=round_to,
+                min_channels=min_channels,
+                normalise=criterion.normalise,
+            )
+            kept = graph.keep(selection)
+            settled = settler.settle(graph, kept)
+            if settled.plan is not None:
+                return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
+            graph = settled.graph
     raise _endless()
 
 

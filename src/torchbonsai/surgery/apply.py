@@ -38,6 +38,9 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
     small = copy_module(model, memo)
     for edit in plan.edits:
         set_attribute(small, edit)
+    for name, stays in plan.moved.items():
+        places = dict(named_tensors(small))[name]
+        places.copy_(torch.searchsorted(stays.to(places.device), places))
     return small
 
 

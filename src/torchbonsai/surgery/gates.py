@@ -23,13 +23,19 @@ from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example
 from torchbonsai.graph.record import Log
+from torchbonsai.graph.rules import registry
+
+
+_COUNTED = frozenset({"contraction", "reduction", "user"})
+"""Kinds of ops that may consume channels. Others are not counted: which views and copies an op is made of depends on
+memory layouts, and those on the dtype."""
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationGate:
-    """Multiply tensor argument `operand` of op `op_index` by g[atoms] along `axes` (FROZEN: by one)."""
+    """Multiply tensor argument `operand` of counted op number `number` by g[atoms] along `axes` (FROZEN: by one)."""
 
-    op_index: int
+    number: int
     op: str
     operand: int
     axes: tuple[int, ...]
@@ -50,7 +56,7 @@ class GateSites:
         plain = _plain_weights(log)
         weights: dict[str, tuple[int, Ints]] = {}
         activations: list[ActivationGate] = []
-        for index, record in enumerate(log.records):
+        for number, record in enumerate(r for r in log.records if r.kind in _COUNTED):
             for c in record.consumed:
                 atoms = atoms_of(self.graph, c.labels)
                 if (atoms == FROZEN).all():
@@ -60,7 +66,7 @@ class GateSites:
                     if held is not None:
                         weights[c.weight] = (c.weight_axis, held)
                         continue
-                activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
+                activations.append(ActivationGate(number, record.name, c.operand, c.axes, atoms))
         return weights, activations
 
     @property
@@ -114,23 +120,25 @@ def expand(g: torch.Tensor, atoms: Ints) -> torch.Tensor:
 
 
 class GateActivations(TorchDispatchMode):
-    """Multiplies the activations that `sites` names, counting ops exactly as the tracer did."""
+    """Multiplies the activations that `sites` names, counting the ops that may consume channels."""
 
     def __init__(self, sites: GateSites, g: torch.Tensor) -> None:
         super().__init__()
         self.count = 0
         self.gates: dict[int, list[ActivationGate]] = defaultdict(list)
         for gate in sites.activations:
-            self.gates[gate.op_index].append(gate)
+            self.gates[gate.number].append(gate)
         self.g = g
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if registry.lookup(func)[0] not in _COUNTED:
+            return func(*args, **kwargs)
         for gate in self.gates.get(self.count, ()):
             if str(func) != gate.op:
                 raise PlanError(
                     message(
-                        f"Op number {self.count} of the forward must be {gate.op}.",
+                        f"Contraction number {self.count} of the forward must be {gate.op}.",
                         str(func),
                         "the forward takes another path on this input than on the example",
                         "pass an example of each path: tb.trace(model, [example, other_example])",

@@ -21,6 +21,7 @@ from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.prove import Failure, prove, raw_keep
 from torchbonsai.surgery.apply import apply, set_attribute
+from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
 
 Equal = tuple[Ints, Ints]
@@ -51,11 +52,20 @@ class Settler:
     froze: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
+    follows: bool = True
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
         plan = make_plan(graph, kept, self.model)
+        own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
+        if own:
+            followed = replace(plan, edits=_merge(plan.edits, own))
+            small = apply(followed, self.model)
+            proof = prove(graph, kept, small, self.example_inputs)
+            if proof.failure is None:
+                return Settled(graph, _with_inexact(followed, proof.inexact), small)
+            self.follows = False
         small = apply(plan, self.model)
         proof = prove(graph, kept, small, self.example_inputs)
         for _ in range(_MOST_REPAIRS):

@@ -2,5 +2,6 @@
 
 from torchbonsai.testing.criteria import check_criterion
 from torchbonsai.testing.rules import check_rule
+from torchbonsai.testing.surgery import check_surgery
 
-__all__ = ["check_criterion", "check_rule"]
+__all__ = ["check_criterion", "check_rule", "check_surgery"]

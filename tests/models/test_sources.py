@@ -139,7 +139,7 @@ def test_a_hub_repository_of_timm(timm: ModuleType, tmp_path: Path) -> None:
 class Described(nn.Conv2d):
     """As transformers' classes are: made from a configuration, which from_pretrained reads."""
 
-    class config_class(SimpleNamespace):  # noqa: N801  transformers' name
+    class config_class(SimpleNamespace):
         @classmethod
         def from_pretrained(cls, folder: str, **options: object) -> Described.config_class:
             return cls(**json.loads((Path(folder) / "config.json").read_text()), **options)

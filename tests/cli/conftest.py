@@ -1,8 +1,9 @@
-"""Running a command in this process, and a module of a user's own."""
+"""Running a command in this process, and a module of a user's own; factories are shared with the study's tests."""
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from torchbonsai.cli.main import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 
 NETS = '''
 import torch
@@ -21,12 +24,12 @@ class Baked(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.first, self.stem = nn.Conv2d(3, 10, 1), nn.Conv2d(10, 12, 3, padding=1)
         self.left, self.right = nn.Conv2d(4, 6, 1), nn.Conv2d(8, 6, 1)
         self.head = nn.Linear(6 * 16, 4)
 
     def forward(self, x):
-        left, right = self.stem(x).relu().split([4, 8], 1)
+        left, right = self.stem(self.first(x)).relu().split([4, 8], 1)
         return self.head((self.left(left) + self.right(right)).relu().view(-1, 6 * 16))
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import cattrs
 import torch
 from torch import Tensor, nn
-from torchbonsai.surgery.apply import apply
-from torchbonsai.surgery.plan import PruningPlan
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.macs import CostModel
@@ -17,6 +15,8 @@ from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.study.stage import Output
 from torchbonsai.study.store import Done
+from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.training.head import fresh_head
 
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
@@ -43,7 +43,7 @@ class Network:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        return _CONVERTER.unstructure(self)  # type: ignore[no-any-return]
+        return _CONVERTER.unstructure(self)
 
     @classmethod
     def of(cls, done: Done) -> Network:
@@ -80,13 +80,12 @@ class Network:
         return module if self.plan is None else apply(PruningPlan.from_json(self.plan), module)
 
 
-def whole(model: ModelConfig, module: nn.Module, image: Tensor, **more: Any) -> Network:
+def whole(model: ModelConfig, module: nn.Module, image: Tensor) -> Network:
     """The description of an uncut module. image: (1, c, h, w), what the MACs are counted on."""
     graph = trace(module, image)
     cost = CostModel(graph).dense
     widths = {group.name: group.size for group in graph.groups}
-    costs = {"macs": cost.macs, "params": cost.params, "dense_macs": cost.macs, "dense_params": cost.params}
-    return Network(model, **costs, widths=widths, dense_widths=widths, **more)
+    return Network(model, cost.macs, cost.params, cost.macs, cost.params, widths, widths)
 
 
 def left(network: Network, module: nn.Module, **result: Any) -> Output:

@@ -156,7 +156,14 @@ def twin(model: nn.Module, result: Any, x: torch.Tensor) -> float | None:
         return None
 
 
-ARMS = {"torchbonsai": ours}
+def peer(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
+    """torch-pruning on the same network and input."""
+    from _zoo_peer import torch_pruning
+
+    return torch_pruning(model, x)
+
+
+ARMS = {"torchbonsai": ours, "torch-pruning": peer}
 
 if __name__ == "__main__":
     main()

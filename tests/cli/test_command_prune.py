@@ -101,6 +101,7 @@ def test_a_module_with_hard_coded_widths(bonsai) -> None:
         ("prune command_nets:raises --keep-macs 0.5 --out small", "no such layer"),
         ("prune nothing_like_it --keep-macs 0.5 --out small", "timm:NAME"),
         ("prune lenet --keep-macs 0.5 --out .", "something else"),
+        ("prune lenet --keep-macs 0.5 --out command_nets.py/small", "written to"),
     ],
 )
 def test_bad_input_is_one_error_and_nothing_is_written(line: str, said: str, bonsai, untouched) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchbonsai.graph.channel_graph import FROZEN, Bools, ChannelGraph, Role, Selection
 from torchbonsai.graph.trace import named_tensors
-from torchbonsai.surgery.gates import GateSites
+from torchbonsai.surgery.gates import gate_sites
 from torchbonsai.surgery.settle import Settler
 from torchbonsai.surgery.verify import same_outputs
 
@@ -57,7 +57,7 @@ def _all_zero(graph: ChannelGraph, tensors: dict[str, torch.Tensor], role: Role,
 def _read_by_weights_only(graph: ChannelGraph) -> Bools:
     """(n_atoms,) is every contraction that reads the atom one with a plain weight, and no statistic taken of it?"""
     only = np.ones(graph.n_atoms, dtype=bool)
-    for gate in GateSites(graph).activations:
+    for gate in gate_sites(graph).activations:
         only[gate.atoms[gate.atoms != FROZEN]] = False
     for g in graph.groups:
         if g.inexact:

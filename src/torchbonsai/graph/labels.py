@@ -75,8 +75,8 @@ class LabelSpace:
 
     def reset(self, mark: tuple[int, int, int]) -> None:
         """Forget what was found since `mark`; labels made since stay, and mean nothing."""
-        for found, n in zip((self.edges, self.frozen, self.inexact), mark, strict=True):
-            del found[n:]
+        edges, frozen, inexact = mark
+        del self.edges[edges:], self.frozen[frozen:], self.inexact[inexact:]
         self._seen.clear()
 
     def owners_of(self, labels: Ints) -> list[tuple[str, int]]:

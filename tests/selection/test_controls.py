@@ -47,7 +47,7 @@ def test_floors_and_multiples_a_group_bind_the_search() -> None:
 
 @pytest.mark.parametrize("option", ["round_to", "min_channels"])
 def test_a_name_that_fits_nothing_is_an_error(option: str) -> None:
-    with pytest.raises(tb.ConfigError, match="near matches|explain"):
+    with pytest.raises(tb.ConfigError, match=r"near matches|explain"):
         widths(budget=tb.Budget(channels=0.5), **{option: {"layer9": 2}})
     with pytest.raises(tb.ConfigError, match="shares"):
         widths(budget=tb.Budget(shares={"layer9": 0.5}))

@@ -51,9 +51,14 @@ class OpRecord:
 
 @dataclass(eq=False)
 class Log:
-    """One forward pass in one mode on one example, number `example`; doubled: on its batch repeated once."""
+    """One forward pass in one mode on one example, number `example`.
+
+    doubled: on its batch repeated once. crop: on so many rows and columns of it. note: why it could not be run.
+    """
 
     training: bool
-    records: list[OpRecord] = field(default_factory=list)
     example: int = 0
+    records: list[OpRecord] = field(default_factory=list)
     doubled: bool = False
+    crop: int | None = None
+    note: str | None = None

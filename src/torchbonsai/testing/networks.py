@@ -56,7 +56,7 @@ class Grown(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """(n, 3, SIZE, SIZE), n even -> (n, 3), in training with a list of side outputs."""
-        side = []
+        side: list[Tensor] = []
         x = self.stem(x)
         for stage, mixer in zip(self.stages, self.mixers, strict=True):
             x = stage(x)
@@ -104,8 +104,8 @@ def cut(spec: Spec, *, share: float, scope: Literal["global", "uniform"]) -> tup
             return cut(spec, share=share / 2, scope=scope)
         raise
     if not result.plan.inexact:
-        error = reference_error(network, result.model, result.plan, x)
-        assert error < TOLERANCE, f"{spec}: silently wrong, relative error {error:.1e} against the poisoned network"
+        off = reference_error(network, result.model, result.plan, x)
+        assert off < TOLERANCE, f"{spec}: silently wrong, relative error {off:.1e} against the poisoned network"
     return result, fates(network, result, x)
 
 

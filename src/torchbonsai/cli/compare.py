@@ -1,0 +1,94 @@
+"""`bonsai compare`: a thin command over `tb.study.compare`, its flags named as the keywords are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from torchbonsai.cli.live import Live
+from torchbonsai.report import console as tables
+from torchbonsai.report.page import write_page
+from torchbonsai.study.about import Choice, Study, read_study
+from torchbonsai.study.compare import compare_config
+from torchbonsai.study.config import CompareConfig, seeds
+from torchbonsai.study.findings import findings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare ways of pruning a CNN: starting point x method x budget x seed, by real training.
+
+    Controls are always in: random channels at the same widths, uniform width from new weights at the same MACs, the
+    dense network trained equally long. A run that was broken off goes on where it stopped.
+    """
+
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
+    json: bool = False
+    """Print records and findings as JSON instead of tables."""
+
+
+def run(arguments: Arguments) -> int:
+    """Compare, print, write the report."""
+    config = arguments.config
+    if len(config.seeds) == 1:
+        config = replace(config, seeds=seeds(config.seeds[0]))
+    study = compared(config, Console(stderr=True, highlight=False, markup=False))
+    if arguments.json:
+        json.dump(as_json(study), sys.stdout, indent=1)
+        print()
+    else:
+        show(study)
+    return 0
+
+
+def compared(config: CompareConfig, console: Console) -> Study:
+    """Run the comparison with a live view, write the report, and return the study."""
+    with Live(config, console) as live:
+        compare_config(config, on_event=live.on_event, on_record=live.on_record)
+    study = read_study(config.out)
+    write_page(study)
+    return study
+
+
+def show(study: Study) -> None:
+    """Tables, sentences, and where everything lies."""
+    tables.show(study)
+    print()
+    for choice in study.about.choices:
+        tables.make_console().print(Text(chosen(choice)), soft_wrap=True)
+    where = Path(study.folder)
+    print(f"records {where / 'records'}\nreport  {where / 'report.html'}")
+    for choice in study.about.choices:
+        print(f"\nthe best small network at {choice.budget}, in {where / choice.folder}:\n{indented(choice.load)}")
+
+
+def chosen(choice: Choice) -> str:
+    """The best network in a sentence: chosen on validation, test beside it, from how many."""
+    return (
+        f"Best at {choice.budget}: {choice.arm}, seed {choice.seed}; {choice.val_accuracy:.1%} on validation, by which "
+        f"it was chosen from {choice.runs} trainings of {choice.arms} arms; {choice.test_accuracy:.1%} on test."
+    )
+
+
+def indented(text: str) -> str:
+    """Lines of code under a sentence."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def as_json(study: Study) -> dict[str, object]:
+    """The study as JSON data."""
+    return {
+        "folder": str(study.folder),
+        "records": [record.to_json() for record in study.records],
+        "findings": [
+            {"budget": f.budget, "fairness": f.fairness, "sentence": f.sentence} for f in findings(study.records)
+        ],
+        "choices": [vars(choice) for choice in study.about.choices],
+    }

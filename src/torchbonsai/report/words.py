@@ -1,0 +1,69 @@
+"""Numbers as people read them, the same on the screen and on the page."""
+
+from __future__ import annotations
+
+from torchbonsai.core.units import human
+from torchbonsai.study.statistics import LEVEL, Interval
+from torchbonsai.study.table import Row
+
+
+def percent(value: float) -> str:
+    """A share as percent, one digit after the point."""
+    return f"{value * 100:.1f}"
+
+
+def with_interval(interval: Interval) -> str:
+    """A mean accuracy, with its half-interval where there is one."""
+    return percent(interval.mean) + ("" if interval.half is None else f" ±{interval.half * 100:.1f}")
+
+
+def difference(interval: Interval | None) -> str:
+    """A paired difference in points, with its bounds where there are any."""
+    if interval is None:
+        return "–"
+    mean = f"{interval.mean * 100:+.1f}"
+    if interval.low is None or interval.high is None:
+        return mean
+    return f"{mean} [{interval.low * 100:+.1f}, {interval.high * 100:+.1f}]"
+
+
+def kept(row: Row) -> str:
+    """MACs and the share of the dense network's; an asterisk where a control's differ by more than 2 %."""
+    macs = row.mean("macs")
+    star = "*" if row.uneven else ""
+    return f"{human(round(macs))} ({macs / row.mean('dense_macs') * 100:.1f} %){star}"
+
+
+def latency(row: Row, dense_ms: float | None) -> str:
+    """Milliseconds, and how many times faster than the dense network."""
+    if row.latency_ms is None:
+        return "…"
+    speed = "" if dense_ms is None or row.arm.control == "dense" else f" ({dense_ms / row.latency_ms:.2f}x)"
+    return f"{row.latency_ms:.3f}{speed}"
+
+
+def length(row: Row) -> str:
+    """Epochs after the cut."""
+    return f"{row.mean('epochs'):.1f}".removesuffix(".0")
+
+
+def dense_latency(rows: list[Row]) -> float | None:
+    """The dense network's latency, for speed-ups."""
+    return next((r.latency_ms for r in rows if r.arm.control == "dense"), None)
+
+
+def footnotes(rows: list[Row]) -> list[str]:
+    """What the signs of a table mean, and what its reader must know."""
+    n = min((len(r.records) for r in rows), default=0)
+    notes = [
+        f"accuracy: % of the test set, read once after the last epoch; mean of n = {n} trainings"
+        + (f", ± the {LEVEL:.0%} t-interval of that mean" if n >= 3 else "; no interval below n = 3"),
+        f"differences: points, paired by seed{f', [{LEVEL:.0%} paired t-interval]' if n >= 3 else ''}, each by itself",
+        "training MACs: from random weights on, 3 x forward a training image, 1 x a scored one",
+    ]
+    if any(r.uneven for r in rows):
+        notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget")
+    inexact = sorted({x.arm.name for x in rows for r in x.records if r.verification and not r.verification["exact"]})
+    if inexact:
+        notes.append(f"not equal to its masked network, by nature: {', '.join(inexact)}")
+    return notes

@@ -1,0 +1,82 @@
+"""The look at everything a comparison works on, before the first stage: what cannot work fails here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.data.load import DataConfig
+from torchbonsai.data.load import names as data_names
+from torchbonsai.models.build import ModelConfig, build
+from torchbonsai.study.arms import Material, Source
+from torchbonsai.study.config import SOURCES, CompareConfig
+from torchbonsai.study.methods import code_digest
+from torchbonsai.study.stages.images import epoch_of, found
+from torchbonsai.study.stages.start import file_digest
+
+
+def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
+    """Read the data and build the model once, so that what cannot work fails before anything is written.
+
+    Returns the material and the places where its content lies. Raises DataError or ConfigError.
+    """
+    target, splits, places = found(DataConfig(config.data, config.data_dir, config.limit_train, config.val_size))
+    model = ModelConfig(config.model, splits.in_shape, splits.classes)
+    module = build(model, seed=0)
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ConfigError(
+            message(
+                "a model that is compared must have trainable parameters",
+                f"{config.model}, which has none",
+                "a factory that froze everything",
+                "leave requires_grad on",
+            )
+        )
+    source, more = _source_of(config, model) if "pretrained" in config.starts else (None, {})
+    code = code_digest(config.model) if ":" in config.model else ""
+    epoch = epoch_of(splits, config.training(config.epochs, 0))
+    return Material(model, target, splits, epoch, source, code), {**places, **more}
+
+
+def _source_of(config: CompareConfig, model: ModelConfig) -> tuple[Source, dict[str, str]]:
+    name = config.source or SOURCES.get(config.data)
+    if name is None:
+        raise ConfigError(
+            message(
+                "a pretrained start needs a source",
+                f"none for {config.data}",
+                "a data set without a usual source",
+                "say source=NAME of a data set, or the path of a checkpoint; or leave 'pretrained' out of starts",
+            )
+        )
+    return _data_source(config, model, name) if name in data_names() else _checkpoint(name)
+
+
+def _checkpoint(name: str) -> tuple[Source, dict[str, str]]:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            message(
+                "a source must be a data set or a checkpoint file",
+                repr(name),
+                "a mistyped name or path",
+                f"data sets are {', '.join(data_names())}",
+            )
+        )
+    digest = file_digest(path)
+    return Source(checkpoint=digest), {digest: str(path.resolve())}
+
+
+def _data_source(config: CompareConfig, model: ModelConfig, name: str) -> tuple[Source, dict[str, str]]:
+    embedded = name.startswith("fashion") and "mnist" not in name
+    images, splits, places = found(DataConfig(name, None if embedded else config.data_dir))
+    if splits.in_shape != model.in_shape:
+        raise ConfigError(
+            message(
+                f"the source's images must have the target's shape {model.in_shape}",
+                f"{splits.in_shape} of {name}",
+                "a source of another size or number of channels",
+                "choose another source",
+            )
+        )
+    return Source(images, splits.classes), places

@@ -1,0 +1,82 @@
+"""Criteria by name, for configs and command lines: ours, or `package.module:factory` of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchbonsai.criteria.apoz import APoZ
+from torchbonsai.criteria.base import Criterion
+from torchbonsai.criteria.magnitude import Magnitude
+from torchbonsai.criteria.random import Random
+
+from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.models.factory import find_factory
+
+METHODS: dict[str, Callable[[int], Criterion]] = {
+    "random": lambda seed: Random(seed=seed),
+    "l1": lambda seed: Magnitude(p=1),
+    "l2": lambda seed: Magnitude(p=2),
+    "apoz": lambda seed: APoZ(),
+}
+PASSES = {"weights": 0, "activations": 1, "gradients": 3}
+"""What a criterion may need -> forward passes over the images it scores on."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A criterion in a config. code: a digest of the file that defines one of the user's own."""
+
+    name: str
+    code: str = ""
+
+
+def method(name: str) -> Method:
+    """The method of that name. Raises ConfigError where nothing is called so."""
+    criterion_of(Method(name), 0)
+    return Method(name, "" if name in METHODS else code_digest(name))
+
+
+def criterion_of(method: Method, seed: int) -> Criterion:
+    """A new criterion. seed: for those that draw; a factory gets it if it has a parameter of that name."""
+    if method.name in METHODS:
+        return METHODS[method.name](seed)
+    factory = find_factory(method.name, tuple(METHODS))
+    found = factory(seed=seed) if "seed" in inspect.signature(factory).parameters else factory()
+    if not (callable(getattr(found, "score", None)) and hasattr(found, "needs")):
+        raise ConfigError(
+            message(
+                "a method must make a criterion: an object with `needs` and `score(context)`",
+                f"{method.name} makes a {type(found).__name__}",
+                "another class, or a missing return",
+                f"see the docs on criteria of one's own; ours are {', '.join(METHODS)}",
+            )
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def passes_of(criterion: Any) -> int:
+    """Forward passes that scoring one image costs. Raises ConfigError where that cannot be told from its needs."""
+    unknown = set(criterion.needs) - PASSES.keys()
+    if unknown:
+        raise ConfigError(
+            message(
+                "a compared method must say what it needs, so that its scoring can be counted",
+                f"{type(criterion).__name__} needs {', '.join(sorted(unknown))}",
+                "a need whose cost depends on the method's own settings",
+                f"needs that are counted: {', '.join(PASSES)}",
+            )
+        )
+    return max((PASSES[need] for need in criterion.needs), default=0)
+
+
+def code_digest(name: str) -> str:
+    """A digest of the file that the module of "package.module:factory" lies in: other code, other results."""
+    module = importlib.import_module(name.partition(":")[0])
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32] if file else ""

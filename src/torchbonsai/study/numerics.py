@@ -1,0 +1,50 @@
+"""The settings of the arithmetic that decide a result's bits: part of every stage's config that computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from torchbonsai.core.errors import ConfigError, message
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """threads: of torch, per process. deterministic: refuse ops without a deterministic implementation."""
+
+    threads: int = 1
+    device: str = "cpu"
+    precision: Literal["float32", "bf16"] = "float32"
+    channels_last: bool = False
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a number of threads below one or an unknown precision."""
+        if self.threads < 1 or self.precision not in ("float32", "bf16"):
+            raise ConfigError(
+                message(
+                    "threads must be at least 1, precision 'float32' or 'bf16'",
+                    f"threads={self.threads}, precision={self.precision!r}",
+                    "a mistyped option",
+                    "say threads=1, precision='float32'",
+                )
+            )
+
+
+@contextlib.contextmanager
+def applied(numerics: Numerics) -> Iterator[None]:
+    """Set threads and determinism for a block, and put back what was there."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_num_threads(numerics.threads)
+    torch.use_deterministic_algorithms(numerics.deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

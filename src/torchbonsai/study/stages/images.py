@@ -1,0 +1,81 @@
+"""Data in a stage's config: what it is, by content; where it lies is this machine's affair."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from torchbonsai.core.errors import DataError, message
+from torchbonsai.data.batches import Batch, batches, normalise
+from torchbonsai.data.load import DataConfig, load
+from torchbonsai.data.splits import Splits
+from torchbonsai.study.fairness import Epoch
+from torchbonsai.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set in a config. config: without `data_dir`. digest: of all images, classes and moments."""
+
+    config: DataConfig
+    digest: str
+
+
+def found(config: DataConfig) -> tuple[Images, Splits, dict[str, str]]:
+    """The data set as a stage's config names it, its content, and {digest: folder} to find it again."""
+    splits = _load(config)
+    images = Images(replace(config, data_dir=None), digest_of(splits))
+    # Absolute: workers may have another working directory.
+    place = {} if config.data_dir is None else {images.digest: str(Path(config.data_dir).expanduser().resolve())}
+    return images, splits, place
+
+
+def opened(images: Images, places: Mapping[str, str]) -> Splits:
+    """The data set's content. Raises DataError where it is no longer what the study began with."""
+    splits = _load(replace(images.config, data_dir=places.get(images.digest)))
+    if digest_of(splits) != images.digest:
+        raise DataError(
+            message(
+                f"the data set {images.config.name} must be the one that the study began with",
+                f"digest {digest_of(splits)}, not {images.digest}",
+                "files that changed while the study ran",
+                "put the files back, or start a fresh output folder",
+            )
+        )
+    return splits
+
+
+@lru_cache(maxsize=4)
+def _load(config: DataConfig) -> Splits:
+    return load(config)
+
+
+@lru_cache(maxsize=4)
+def digest_of(splits: Splits) -> str:
+    """A hash of everything in the splits that can change a result."""
+    digest = hashlib.sha256(repr((splits.classes, splits.mean, splits.std, splits.in_shape)).encode())
+    for split in (splits.train, splits.val, splits.test):
+        digest.update(repr(tuple(split.x.shape)).encode())
+        digest.update(split.x.numpy().tobytes())
+        digest.update(split.y.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def example(splits: Splits) -> Tensor:
+    """(1, c, h, w) the first training image, normalised: what networks are traced, counted and timed on."""
+    return normalise(splits.train.x[:1], splits)
+
+
+def to_score_on(splits: Splits, limit: int) -> list[Batch]:
+    """Batches of at most `limit` training images, and of no others: scores see train."""
+    return batches(splits.train, splits, limit=limit)
+
+
+def epoch_of(splits: Splits, training: TrainConfig) -> Epoch:
+    """One pass over the training split."""
+    return Epoch(len(splits.train), -(-len(splits.train) // training.batch_size))

@@ -1,0 +1,74 @@
+"""The stage that trains: a network in, the same network with other weights out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from torchbonsai.core.config import write_atomic
+from torchbonsai.data.splits import Splits
+from torchbonsai.study.fairness import training_macs
+from torchbonsai.study.numerics import Numerics
+from torchbonsai.study.stage import Context, Inputs, Output, runs
+from torchbonsai.study.stages.images import Images, opened
+from torchbonsai.study.stages.network import left, taken
+from torchbonsai.training.config import TrainConfig
+from torchbonsai.training.loop import fit
+from torchbonsai.training.report import EpochReport, History
+from torchbonsai.training.state import TrainState
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 15.0
+"""A run is broken off at most so long after its last checkpoint, or in the epoch after it."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the parent "model" on the training split of `data`. training: precision and layout as in `numerics`."""
+
+    data: Images
+    training: TrainConfig
+    numerics: Numerics
+
+
+@runs(Train, "train", version=1)
+def train(config: Train, inputs: Inputs, context: Context) -> Output:
+    """`training.loop.fit`, with a checkpoint beside the record so that a long run goes on where it stopped."""
+    network, module = taken(inputs["model"])
+    module.to(config.numerics.device)
+    history = _fit(module, opened(config.data, context.places), config.training, context)
+    spent = {"samples": history.samples, "steps": history.steps}
+    macs = training_macs(network.macs, history.samples)
+    module.to("cpu")
+    output = left(network, module, epochs=config.training.epochs, loss=history.loss, training_macs=macs, **spent)
+    return Output(output.result, output.tensors, {"training_seconds": round(history.seconds, 3)})
+
+
+def _fit(module: nn.Module, splits: Splits, training: TrainConfig, context: Context) -> History:
+    path = context.folder / CHECKPOINT
+    state = _read(path)
+    last = monotonic()
+
+    def on_epoch(report: EpochReport) -> None:
+        nonlocal last
+        context.progress(report.epoch, training.epochs, f"training accuracy {report.train_accuracy:.0%}")
+        if monotonic() - last > CHECKPOINT_SECONDS:
+            write_atomic(path, safetensors.torch.save(state.state_dict()))
+            last = monotonic()
+
+    history = fit(module, splits.train, training, splits=splits, on_epoch=on_epoch, state=state)
+    path.unlink(missing_ok=True)
+    return history
+
+
+def _read(path: Path) -> TrainState:
+    """The state to go on from; an empty one where there is none. A damaged checkpoint costs time, no correctness."""
+    try:
+        return TrainState.load(safetensors.torch.load(path.read_bytes()))
+    except (FileNotFoundError, safetensors.SafetensorError):
+        return TrainState()

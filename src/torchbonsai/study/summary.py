@@ -1,0 +1,65 @@
+"""The end of a comparison: the best networks saved, and `study.json` written last."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchbonsai.core.config import plain
+from torchbonsai.cost.latency import device_name
+from torchbonsai.data.splits import Splits
+from torchbonsai.study.about import About, write_about
+from torchbonsai.study.best import best, candidates, hand_over
+from torchbonsai.study.config import CompareConfig
+from torchbonsai.study.record import RunRecord
+from torchbonsai.study.runs import Finished, Run
+from torchbonsai.study.store import versions
+
+
+def summarise(
+    config: CompareConfig, splits: Splits, runs: Sequence[Run], records: Sequence[RunRecord], finished: Finished
+) -> About:
+    """Save the best network of each budget, then write `study.json`. records: in the order of `runs`."""
+    out = Path(config.out)
+    trained = {record.name: finished[run.trained.spec] for run, record in zip(runs, records, strict=True)}
+    choices = []
+    for budget in config.budgets:
+        found = candidates(records, budget)
+        chosen = best(found)
+        choices.append(hand_over(chosen, trained[chosen.name], found, out))
+    about = About(
+        identity=config.identity,
+        config=plain(config),
+        data=data_in_words(splits),
+        versions=versions(),
+        hardware=hardware(config.device),
+        records=tuple(f"{record.name}.json" for record in records),
+        choices=tuple(choices),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+    write_about(about, out)
+    return about
+
+
+def data_in_words(splits: Splits) -> dict[str, Any]:
+    """What was trained on, and where it is from."""
+    sizes = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
+    about = {"name": splits.name, "classes": splits.classes, "shape": list(splits.in_shape), "source": splits.source}
+    return about | sizes
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """What it ran on."""
+    return {
+        "device": device_name(torch.device(device)),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }

@@ -1,4 +1,4 @@
-"""Saved networks: weights without pickle, the plan, and how the dense model is built."""
+"""Saved networks: weights without pickle, the plan, how the dense model is built; and export to ONNX and .pt2."""
 
 from torchbonsai.artifacts.load import load
 from torchbonsai.artifacts.save import save

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from torchbonsai.artifacts.folder import PLAN, WEIGHTS, new_folder, write_manifest
+from torchbonsai.artifacts.inputs import describe
 from torchbonsai.artifacts.load import load
 from torchbonsai.artifacts.recipe import Build, known_build, to_json
 from torchbonsai.artifacts.state import flags_of, stored
@@ -30,13 +31,20 @@ class Result(Protocol):
     def plan(self) -> PruningPlan: ...
 
 
-def save(result: Result | tuple[nn.Module, PruningPlan | None], folder: str | Path, build: Build | None = None) -> Path:
+def save(
+    result: Result | tuple[nn.Module, PruningPlan | None],
+    folder: str | Path,
+    build: Build | None = None,
+    *,
+    inputs: Any = None,
+) -> Path:
     """Write the small network of `result`, or of (model, plan), to `folder`; returns it.
 
-    plan: None for a network that was not cut. build: a name of the zoo, "package.module:factory" or a `ModelConfig`,
-    which are stored; or a callable that makes the dense model, which `load` will ask for again. It can be left out
-    for a model that was built by name. The folder is read back and compared bit by bit before it takes its place;
-    an older artifact there is replaced, and on an error nothing has changed.
+    plan: None for a network that was not cut. build: a MODEL string (a name of the zoo, "timm:NAME",
+    "package.module:factory", …) or a `ModelConfig`, which are stored; or a callable that makes the dense model, which
+    `load` will ask for again. It can be left out for a model that was built by name. inputs: example inputs, whose
+    shapes and dtypes are stored, for `bonsai export`. The folder is read back and compared bit by bit before it takes
+    its place; an older artifact there is replaced, and on an error nothing has changed.
 
     Raises ArtifactError where build is unknown, makes another model, or something else lies in the folder.
     """
@@ -55,7 +63,12 @@ def save(result: Result | tuple[nn.Module, PruningPlan | None], folder: str | Pa
         save_file(stored(model), temporary / WEIGHTS)
         if plan is not None:
             (temporary / PLAN).write_text(json.dumps(plan.to_json(), allow_nan=False) + "\n")
-        content = {"class": type(model).__qualname__, "build": to_json(made), "environment": environment()}
+        content = {
+            "class": type(model).__qualname__,
+            "build": to_json(made),
+            "inputs": None if inputs is None else describe(inputs),
+            "environment": environment(),
+        }
         write_manifest(temporary, content | flags_of(model))
         _compare(model, load(temporary, made))
     return Path(folder)

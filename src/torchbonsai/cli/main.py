@@ -20,6 +20,9 @@ from torchbonsai.core.errors import PruningError
 
 COMMANDS = {
     "compare": "compare ways of pruning by real training, with controls and intervals",
+    "explain": "which channels of a model can be removed, which go together, what is frozen and why",
+    "prune": "any model, no data: the plan shown, verified, applied, saved",
+    "export": "a saved network as ONNX or .pt2, which need no torchbonsai",
     "demo": "four verified cuts, then a small comparison, in a few minutes",
 }
 OK, WRONG, INTERRUPTED = 0, 2, 130

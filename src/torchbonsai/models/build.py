@@ -1,4 +1,4 @@
-"""Building a model from plain data: a name of the zoo or `package.module:factory`, widths, options, a seed."""
+"""Building a model from plain data: a MODEL string (see `models.sources`), widths, options, a seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
-from torchbonsai.models.factory import find_factory
+from torchbonsai.models.sources import find_builder
 from torchbonsai.models.zoo import ZOO
 
 
@@ -21,8 +21,9 @@ from torchbonsai.models.zoo import ZOO
 class ModelConfig:
     """What decides a model but its seed.
 
-    name: of the zoo (`names()`), or "package.module:factory". width: a multiple of every width. widths: an explicit
-    list, its meaning in the model's docstring; wins over `width`. options: (name, value) pairs for the factory.
+    name: of the zoo (`names()`), "timm:NAME", "torchvision:NAME", "hf:ID", or "package.module:factory". width: a
+    multiple of every width. widths: an explicit list, its meaning in the model's docstring; wins over `width`.
+    options: (name, value) pairs for the factory, or the library's builder.
     A factory of the user's own is given of in_shape, classes, width and widths those that it names as parameters.
     """
 
@@ -54,7 +55,7 @@ def names() -> tuple[str, ...]:
 
 def takes_width(name: str) -> bool:
     """Whether the factory `name` has a parameter called `width`; raises ConfigError for an unknown name."""
-    return "width" in _parameters(_factory(name))
+    return "width" in _parameters(find_builder(name))
 
 
 def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
@@ -64,7 +65,7 @@ def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
     gives (twice in a row: the same ones). Raises ConfigError for an unknown name, an argument that the factory does
     not take, a factory that raises, or one that returns no module.
     """
-    factory = _factory(config.name)
+    factory = find_builder(config.name)
     arguments = _arguments(config, _parameters(factory))
     with _seeded(seed):
         try:
@@ -92,10 +93,6 @@ def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
     model = model.to(device="cpu", dtype=torch.float32)
     object.__setattr__(model, "bonsai_config", config)  # how `tb.save` knows the dense network's build
     return model
-
-
-def _factory(name: str) -> Callable[..., Any]:
-    return ZOO[name] if name in ZOO else find_factory(name, names())
 
 
 def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

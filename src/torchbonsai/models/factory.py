@@ -26,7 +26,7 @@ def find_factory(name: str, zoo: Sequence[str]) -> Callable[..., Any]:
                 "a model is a name of the zoo or package.module:factory",
                 repr(name),
                 f"a typing error; near: {', '.join(near)}" if near else "a name of another library",
-                f"the zoo has {', '.join(zoo)}",
+                f"the zoo has {', '.join(zoo)}; others are timm:NAME, torchvision:NAME, hf:ID, or a saved folder",
             )
         )
     found = _import(module_name, name)

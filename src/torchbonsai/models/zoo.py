@@ -23,3 +23,6 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
     **densenet.FACTORIES,
     "shufflenet_small": shufflenet_small,
 }
+
+IN_SHAPES: dict[str, tuple[int, int, int]] = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "bonsai_small": (1, 14, 14)}
+"""The pictures that a network was made for, where they are not 3x32x32."""

@@ -1,0 +1,187 @@
+"""`bonsai prune`: any model, no data; the plan shown, verified, applied, saved."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from torchbonsai.artifacts.given import GivenModel
+from torchbonsai.artifacts.save import save
+from torchbonsai.cli.explain import heading
+from torchbonsai.cli.given import ModelArguments
+from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.core.units import MACS_CONVENTION, human
+from torchbonsai.criteria import Criterion, Magnitude, Random
+from torchbonsai.graph.channel_graph import Frozen
+from torchbonsai.pruning.prune import PruneResult, prune
+from torchbonsai.selection.budget import Budget
+from torchbonsai.surgery.plan import PruningPlan, compose
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Remove channels of a model until it costs what you say, and save the small network.
+
+    At least one of --keep-macs, --keep-params, --keep-channels: a share to keep (0.5), or an absolute ceiling (an
+    integer). The small network is compared with the large one, removed channels masked, before anything is saved.
+    """
+
+    given: Annotated[ModelArguments, tyro.conf.arg(name="")]
+    keep_macs: int | float | None = None
+    """Of one forward pass of one input."""
+    keep_params: int | float | None = None
+    """Parameters."""
+    keep_channels: int | float | None = None
+    """Of the channels that can be removed."""
+    criterion: Literal["l2", "l1", "random"] = "l2"
+    """What says which channels go: the smallest weights, or chance."""
+    scope: Literal["global", "uniform"] = "global"
+    """One ranking over all groups, or the same share of each."""
+    round_to: int = 1
+    """Widths are multiples of this; 8 or 16 suit most kernels."""
+    min_channels: int = 1
+    """No group gets narrower than this."""
+    ignore: tuple[str, ...] = ()
+    """Modules or parameters that stay whole; names or patterns like 'layer4.*'."""
+    only: tuple[str, ...] = ()
+    """Modules whose channels may go; all others stay whole."""
+    out: str | None = None
+    """Folder for the small network."""
+    dry_run: bool = False
+    """Show and verify, save nothing."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(arguments: Arguments) -> int:
+    """Prune, show, save."""
+    budget = _budget(arguments)
+    given = arguments.given.opened()
+    result = prune(
+        given.model,
+        given.inputs,
+        budget=budget,
+        criterion=_criterion(arguments),
+        scope=arguments.scope,
+        round_to=arguments.round_to,
+        min_channels=arguments.min_channels,
+        ignore=arguments.ignore,
+        only=arguments.only or None,
+    )
+    folder = None if arguments.dry_run else _saved(given, result, str(arguments.out))
+    if arguments.json:
+        json.dump(as_json(given, result, folder), sys.stdout, indent=1)
+        print()
+    else:
+        show(given, result, folder)
+    return 0
+
+
+def show(given: GivenModel, result: PruneResult, folder: Path | None) -> None:
+    """The plan as a table, what is frozen, the cost before and after, the verification, where it lies."""
+    console = Console(highlight=False, markup=False)
+    console.print(Text(heading(given)), soft_wrap=True)
+    console.print(plan_table(result))
+    for frozen in held(result):
+        console.print(Text(f"kept whole: {frozen.name}, {frozen.size} channels: {reason(frozen)}"), soft_wrap=True)
+    for note in result.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+    console.print(Text(costs(result)), soft_wrap=True)
+    console.print(Text(f"the small network {result.verification}"), soft_wrap=True)
+    console.print(Text(where(folder)), soft_wrap=True)
+
+
+def plan_table(result: PruneResult) -> Table:
+    """A row a group: its channels before and after, and what else goes with it."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("made by", overflow="fold")
+    table.add_column("channels", justify="right")
+    table.add_column("kept", justify="right")
+    for name, before, after in widths(result):
+        group = result.graph.by_name[name]
+        makers = list(dict.fromkeys(b.name.rpartition(".")[0] or b.name for b in group.bound("produces")))
+        others = f" and {len(makers) - 1} more tied to it" if len(makers) > 1 else ""
+        style = "dim" if before == after else ""
+        table.add_row(Text(name + others), str(before), str(after), style=style)
+    return table
+
+
+def widths(result: PruneResult) -> list[tuple[str, int, int]]:
+    """(group, channels before, channels after) in forward order; a group that was not selected from stays whole."""
+    kept = {name: int(mask.sum()) for name, mask in result.selection.items()}
+    return [(g.name, g.size, kept.get(g.name, g.size)) for g in result.graph.groups]
+
+
+def held(result: PruneResult) -> list[Frozen]:
+    """What is frozen by an op in the user's code, or because the user said so."""
+    return [f for f in result.graph.frozen if f.source is not None]
+
+
+def reason(frozen: Frozen) -> str:
+    """Why, by which op at which line."""
+    return f"{frozen.reason} ({frozen.source})" if frozen.source else frozen.reason
+
+
+def costs(result: PruneResult) -> str:
+    """Parameters and MACs before and after."""
+    before, after = result.cost.before, result.cost.after
+    return (
+        f"parameters {human(before.params)} → {human(after.params)} ({after.params / before.params:.1%}), "
+        f"MACs {human(before.macs)} → {human(after.macs)} ({after.macs / before.macs:.1%}); {MACS_CONVENTION}"
+    )
+
+
+def where(folder: Path | None) -> str:
+    """How to get the saved network back."""
+    if folder is None:
+        return "nothing was saved (--dry-run)"
+    lines = ("import torchbonsai as tb", f"model = tb.load({str(folder)!r})  # in eval mode")
+    return "\n".join([f"saved in {folder}; to load it:", *(f"    {line}" for line in lines)])
+
+
+def as_json(given: GivenModel, result: PruneResult, folder: Path | None) -> dict[str, Any]:
+    """The same as data."""
+    return {
+        "model": given.name,
+        "weights": given.weights,
+        "groups": [{"name": name, "channels": before, "kept": after} for name, before, after in widths(result)],
+        "frozen": [{"name": f.name, "channels": f.size, "reason": reason(f)} for f in result.graph.frozen],
+        "notes": list(result.notes),
+        "cost": asdict(result.cost),
+        "verification": asdict(result.verification),
+        "folder": None if folder is None else str(folder),
+    }
+
+
+def _saved(given: GivenModel, result: PruneResult, out: str) -> Path:
+    """Save against the original: what was cut before, in a folder that was given as the model, is composed."""
+    plan: PruningPlan = result.plan if given.plan is None else compose(given.plan, result.plan)
+    return save((result.model, plan), out, build=given.build, inputs=given.inputs)
+
+
+def _budget(arguments: Arguments) -> Budget:
+    amounts = (arguments.keep_macs, arguments.keep_params, arguments.keep_channels)
+    if amounts == (None, None, None):
+        must = "bonsai prune must be told how much to keep"
+        raise _wrong(must, "no budget", "give --keep-macs 0.5, --keep-params or --keep-channels")
+    if arguments.out is None and not arguments.dry_run:
+        raise _wrong("the small network needs a folder", "no --out", "give --out DIR, or --dry-run to save nothing")
+    return Budget(*amounts)
+
+
+def _criterion(arguments: Arguments) -> Criterion:
+    if arguments.criterion == "random":
+        return Random(seed=arguments.given.seed)
+    return Magnitude(p=2 if arguments.criterion == "l2" else 1)
+
+
+def _wrong(must: str, got: str, way_out: str) -> ConfigError:
+    return ConfigError(message(must, got, "an option that was left out", way_out))

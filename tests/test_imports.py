@@ -61,7 +61,7 @@ assert tb.prune(net, torch.ones(1, 8), budget=tb.Budget(macs=0.5)).verification.
 def test_the_rest_loads_on_first_use():
     code = """
 import torchbonsai as tb
-rooms = {"save": "artifacts", "models": "models", "data": "data", "testing": "testing", "study": "study"}
+rooms = {"testing": "testing", "models": "models", "data": "data", "save": "artifacts", "study": "study"}
 for name, room in rooms.items():
     assert f"torchbonsai.{room}" not in sys.modules, room
     getattr(tb, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +134,10 @@ class Call:
         fields: list[Field] = []
         extents: list[tuple[Letters, Ints]] = []
         for letters, members in _clusters(items):
-            base = self._merge(letters, members, operands)
-            if base is None:
+            merged = self._merge(letters, members, operands)
+            if merged is None:
                 continue
+            letters, base = merged
             extents.append((letters, base))
             eaten = tuple(x for x in letters if x in contracted)
             if not eaten:
@@ -171,22 +172,29 @@ class Call:
 
     def _merge(
         self, letters: Letters, members: list[Item], operands: Sequence[tuple[torch.Tensor, Letters]]
-    ) -> Ints | None:
-        """One label array over `letters` for all members, unified; None where the cluster had to be frozen."""
+    ) -> tuple[Letters, Ints] | None:
+        """One label array for all members, unified, and its letters; None where the cluster had to be frozen.
+
+        Along a letter where some tensor varies without labels nothing may leave: position j of the other letters
+        leaves at all of its places together.
+        """
         covered: dict[int, Letters] = {}
         for item in members:
             if item.operand in covered:
                 self._freeze_all(members, f"{self.name} meets one tensor along two labelled axes at once")
                 return None
             covered[item.operand] = item.letters
+        fixed: dict[int, str] = {}
         for i, (tensor, names) in enumerate(operands):
             for axis, letter in enumerate(names):
                 if letter not in letters or letter in covered.get(i, ()):
                     continue
                 if tensor.shape[axis] > 1 and tensor.stride(axis) != 0:
                     what = "the model input" if self.shadow(tensor).dynamic else "a tensor without channel labels"
-                    self._freeze_all(members, f"{self.name} meets {what} that varies along the axis")
-                    return None
+                    fixed[letter] = f"{self.name} meets {what} that varies along the axis"
+        if len(fixed) == len(letters):
+            self._freeze_all(members, next(iter(fixed.values())))
+            return None
         base = next((m.labels for m in members if m.letters == letters), None)
         if base is None:
             shape = tuple(self._size(x, operands) for x in letters)
@@ -195,7 +203,14 @@ class Call:
             if item.labels is not base:
                 same = item.letters == letters
                 self.unify(base, item.labels if same else np.broadcast_to(_spread(item, letters), base.shape))
-        return base
+        return self._fix(letters, base, fixed) if fixed else (letters, base)
+
+    def _fix(self, letters: Letters, base: Ints, fixed: Mapping[int, str]) -> tuple[Letters, Ints]:
+        """Nothing leaves along the `fixed` letters."""
+        first = base[tuple(slice(0, 1) if x in fixed else slice(None) for x in letters)]
+        self.unify(base, np.broadcast_to(first, base.shape))
+        rest = tuple(x for x in letters if x not in fixed)
+        return rest, first.reshape([n for n, x in zip(base.shape, letters, strict=True) if x not in fixed])
 
     def _freeze_all(self, members: list[Item], reason: str) -> None:
         for item in members:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from torchbonsai.graph.call import POSITION
+from torchbonsai.graph.call import POSITION, Call
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, doubled, undisturbed
@@ -157,6 +157,9 @@ class Prover(Tracer):
 
     def expected_variant(self) -> str:
         return self._expected().variant
+
+    def rule_failed(self, call: Call, error: Exception) -> None:
+        self.fail(f"the rule of {call.name} cannot follow ({error})")
 
     # ------------------------------------------------------------------ the comparison
     def _expected(self) -> OpRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,12 @@ from torchbonsai.graph.call import UNKNOWN, Call, flat_tensors
 from torchbonsai.graph.channel_graph import Ints, Source
 from torchbonsai.graph.labels import Event, Fields, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
-from torchbonsai.graph.rules import registry
+from torchbonsai.graph.rules import load, registry
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+load()
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
+_RUNNER = _HERE + "trace.py"
 _ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
 _CONSTANT_SIZE = 64
 
@@ -45,6 +48,8 @@ class Tracer(TorchDispatchMode):
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.offset = 0
+        self.current = ""
+        self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     # ------------------------------------------------------------------ what rules may ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -87,6 +92,7 @@ class Tracer(TorchDispatchMode):
         mutable = func._schema.is_mutable
         if mutable:
             self._refuse_writes(func, args, kwargs)
+            self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
         out = func(*args, **kwargs)
         self._observe(func, args, kwargs, tensors, out, mutable)
         return out
@@ -95,11 +101,15 @@ class Tracer(TorchDispatchMode):
         shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
         kind, rule = registry.lookup(func)
         record = OpRecord(str(func), kind, shadows)
+        self.current = record.name
         call = Call(self, func, record.name, args, kwargs, out, tensors, record)
         if rule is None:
             call.deny()
         elif kind in _ALWAYS or any(s.fields for s in shadows):
-            rule(call)
+            try:
+                rule(call)
+            except Exception as error:  # noqa: BLE001 - freezing is sound, whatever a rule stumbled over
+                self.rule_failed(call, error)
         outs = call.outputs
         self._note_outputs(call, outs, shadows, mutable)
         record.scalars = _scalars(kind, args, kwargs)
@@ -128,6 +138,13 @@ class Tracer(TorchDispatchMode):
             if s.leaf is not None and s.leaf not in self.order:
                 self.order[s.leaf] = self.offset + len(self.log.records)
 
+    def rule_failed(self, call: Call, error: Exception) -> None:
+        """Freeze what the op touches."""
+        call.set_outputs.clear()
+        call.moves.clear()
+        call.record.consumed.clear()
+        call.deny(f"the rule of {call.name} failed ({type(error).__name__}: {error})")
+
     def finish(self, record: OpRecord) -> None:
         """The op is done; a proving tracer compares it here."""
         self.log.records.append(record)
@@ -155,7 +172,7 @@ class Tracer(TorchDispatchMode):
 
     def source(self, op: str = "") -> Source:
         """The innermost line of the user's own code that is running, and the innermost module."""
-        return find_source(self.names, op)
+        return find_source(self.names, op or self.current)
 
 
 def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> Source:
@@ -165,15 +182,15 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
     user = fallback = None
     while frame is not None and (user is None or module is None):
         filename = frame.f_code.co_filename
+        if filename == _RUNNER:
+            break
         inside = filename.startswith(_TORCH)
-        if not op and filename.endswith("torch/_ops.py"):
-            op = str(frame.f_locals.get("self", ""))
         if module is None and "self" in frame.f_code.co_varnames:
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module) and id(owner) in names:
                 module = names[id(owner)]
                 fallback = fallback or frame
-        if user is None and module is not None and not inside and not filename.startswith(_HERE):
+        if user is None and not inside and not filename.startswith(_HERE):
             user = frame
         frame = frame.f_back
     at = user or fallback

@@ -18,30 +18,41 @@ GREYS = ("#8a8a8a", "#b5b5b5", "#5f5f5f", "#cfcfcf")
 
 
 def accuracy_against_macs(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """Mean test accuracy, its interval, against MACs kept; a column a start, a line a network, a row a fairness."""
-    frame = pd.DataFrame([_point(row) for row in _in_every_start(rows(records))])
+    """Mean test accuracy, its interval, against MACs kept: a column a start, a line a network; under each fairness.
+
+    Networks at one budget are drawn side by side (the tooltip has their MACs), without the random-widths controls.
+    """
+    shown = [r for r in rows(records) if r.arm.control != "random-widths"]
+    order = list(dict.fromkeys(r.arm.name for r in sorted(shown, key=lambda r: r.arm.control != "")))
+    frame = pd.DataFrame([_beside(_point(row), order) for row in _in_every_start(shown)])
+    charts = [_curves(frame[frame["fairness"] == f], f, order) for f in dict.fromkeys(frame["fairness"])]
+    return _spec(alt.vconcat(*charts))
+
+
+def _curves(frame: pd.DataFrame, fairness: str, order: list[str]) -> alt.FacetChart:
+    spread = (frame["macs"].min() / 1.4, frame["macs"].max() * 1.4)
     base = alt.Chart(frame).encode(
-        x=alt.X("macs:Q", title="MACs of one image").scale(type="log").axis(format="~s", grid=False),
-        color=_color(frame["network"]),
+        x=alt.X("x:Q", title="MACs of one image")
+        .scale(type="log", domain=list(spread), nice=False)
+        .axis(format="~s", grid=False, labelOverlap="greedy", tickCount=4),
+        color=_color(order),
+        tooltip=["start", "network", "budget", alt.Tooltip("macs:Q", format=",.0f"), _rounded("mean"), "interval"],
     )
-    lines = base.mark_line(opacity=0.45, strokeWidth=1.5).encode(y=_accuracy("mean"))
+    lines = base.mark_line(opacity=0.4, strokeWidth=1.5).encode(y=_accuracy("mean"))
     bars = base.mark_rule(strokeWidth=1.5).encode(y=_accuracy("low"), y2="high:Q")
-    dots = base.mark_point(filled=True, size=55).encode(
-        y=_accuracy("mean"),
-        shape=alt.Shape("kind:N", title=None),
-        tooltip=[
-            "start",
-            "network",
-            "budget",
-            alt.Tooltip("macs:Q", format=",.0f"),
-            alt.Tooltip("mean:Q", format=".1f"),
-            "interval",
-        ],
-    )
-    layered = alt.layer(lines, bars, dots).properties(width=250, height=260)
-    return _spec(
-        layered.facet(column=alt.Column("start:N", title=None, sort=None), row=alt.Row("fairness:N", title=None))
-    )
+    dots = base.mark_point(filled=True, size=50, opacity=1).encode(y=_accuracy("mean"))
+    layered = alt.layer(lines, bars, dots).properties(width=215, height=230)
+    starts = list(dict.fromkeys(frame["start"]))
+    return layered.facet(column=alt.Column("start:N", title=fairness, sort=starts))
+
+
+def _beside(point: dict[str, Any], order: list[str]) -> dict[str, Any]:
+    """The point with a place on the axis of its own, a few percent from its MACs."""
+    return {**point, "x": point["macs"] * 1.07 ** (order.index(point["network"]) - (len(order) - 1) / 2)}
+
+
+def _rounded(name: str) -> alt.Tooltip:
+    return alt.Tooltip(f"{name}:Q", format=".1f")
 
 
 def every_training(records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -152,9 +163,8 @@ def _accuracy(name: str) -> alt.Y:
     return alt.Y(f"{name}:Q", title="test accuracy, %").scale(zero=False)
 
 
-def _color(networks: Iterable[str]) -> alt.Color:
+def _color(domain: list[str]) -> alt.Color:
     """Methods in colours, in order; controls in greys."""
-    domain = list(dict.fromkeys(networks))
     colours, greys = iter(PALETTE * 4), iter(GREYS * 8)
     chosen = [next(greys) if " " in name else next(colours) for name in domain]
     return alt.Color("network:N", title=None).scale(domain=domain, range=chosen)

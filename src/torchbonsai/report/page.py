@@ -46,7 +46,7 @@ def content(study: Study) -> dict[str, Any]:
         "figures": _figures(study),
         "spec": console.spec(study.about),
         "about": study.about,
-        "settings": sorted(study.about.config.items()),
+        "settings": sorted((k, v) for k, v in study.about.config.items() if v not in (None, []) and k != "type"),
         "runs": len(records),
     }
 

@@ -64,7 +64,7 @@ def write_about(about: About, out: Path) -> Path:
     """Write `study.json`, all or nothing."""
     data = {"type": "Study", "version": 1, **cattrs.Converter().unstructure(about)}
     path = out / FILE
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True))
+    write_atomic(path, json.dumps(data, indent=1))
     return path
 
 

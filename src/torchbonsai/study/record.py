@@ -132,7 +132,7 @@ def write(record: RunRecord, folder: Path) -> Path:
     """Write one record, all or nothing; returns its path."""
     path = folder / f"{record.name}.json"
     canonical_json(record.to_json())  # refuses NaN and what is no plain data before anything is written
-    write_atomic(path, json.dumps(record.to_json(), indent=1, sort_keys=True))
+    write_atomic(path, json.dumps(record.to_json(), indent=1))
     return path
 
 

@@ -129,7 +129,7 @@ class Store:
             "environment": environment(),
         }
         record["check"] = config_hash(record, 32)
-        write_atomic(folder / RECORD, json.dumps(record, indent=1, sort_keys=True, allow_nan=False))
+        write_atomic(folder / RECORD, json.dumps(record, indent=1, allow_nan=False))
         return Done(key, record, folder)
 
     def discard(self, key: str) -> None:

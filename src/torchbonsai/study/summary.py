@@ -42,7 +42,7 @@ def summarise(
         hardware=hardware(config.device),
         records=tuple(f"{record.name}.json" for record in records),
         choices=tuple(choices),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command(),
     )
     write_about(about, out)
     return about
@@ -53,6 +53,12 @@ def data_in_words(splits: Splits) -> dict[str, Any]:
     sizes = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
     about = {"name": splits.name, "classes": splits.classes, "shape": list(splits.in_shape), "source": splits.source}
     return about | sizes
+
+
+def command() -> str:
+    """The command line; `python -m torchbonsai` is the same program as `bonsai`."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["bonsai" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def hardware(device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,17 @@ from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.build import build
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.prove import Failure, prove, raw_keep
-from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
 
 Equal = tuple[Ints, Ints]
 _MOST_REPAIRS = 64
+_WINDOWS = (0, 8, 32, 128, None)
+"""How many ops before a failing one are looked at for the groups to freeze, step by step."""
+_NEAR = 24
+_MOST_TIES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +48,10 @@ class Settler:
     example_inputs: Any
     base: ChannelGraph
     tried: dict[tuple[bool, int], int] = field(default_factory=dict)
+    froze: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
-    repairs: tuple[AttributeEdit, ...] = ()
+    helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
@@ -68,38 +74,47 @@ class Settler:
         """The first edit of ints on a running module that carries the proof further."""
         for edits in guesses(small, failure, raw_keep(graph, kept)):
             better = replace(plan, edits=_merge(plan.edits, edits))
-            candidate = apply(better, self.model)
+            candidate = alias_copy(small)  # the tensors are right already, only attributes differ
+            for edit in edits:
+                set_attribute(candidate, edit)
             proof = prove(graph, kept, candidate, self.example_inputs)
             if proof.failure is None or _further(proof.failure, failure, graph.evidence):
-                return better, candidate, proof
+                for edit in edits:
+                    set_attribute(small, edit)
+                return better, small, proof
         return None
 
     # ------------------------------------------------------------------ the graph changes
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
+        """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
         site = (failure.log.training, failure.index)
         options = list(hypotheses(failure))
-        step = self.tried.get(site, 0)
-        self.tried[site] = step + 1
+        first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
+        step = self.tried[site] = self.tried.get(site, first - 1) + 1
+        self.helped[_line(failure)] = step
         if step < len(options):
             self.equal[site] = options[step]
         else:
             self.equal.pop(site, None)
-            self._freeze(graph, kept, failure, all_of_them=step > len(options))
-        evidence: Evidence = self.base.evidence
-        return build(evidence.amended([e for es in self.equal.values() for e in es], self.frozen))
+            froze = self.froze[site] = self.froze.get(site, -1) + 1
+            self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
+        return build(self._amended())
 
-    def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, all_of_them: bool) -> None:
-        """The removed groups that the failing op sees; all removed ones where it sees none."""
-        evidence: Evidence = graph.evidence
-        component = evidence.solution.component
+    def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
+        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
         keep = raw_keep(graph, kept)
-        seen = np.unique(component[failure.seen])
-        groups = []
-        for g in graph.groups:
-            atoms = np.unique(component[_raw(graph, g.offset, g.offset + g.size)])
-            removed = not kept[g.offset : g.offset + g.size].all()
-            if removed and (all_of_them or not seen.size or np.isin(atoms, seen).any()):
-                groups.append(_raw(graph, g.offset, g.offset + g.size))
+        labels = np.arange(keep.size) if window is None else _labels_before(failure, window)
+        untied = build(self._amended())  # what a failed hypothesis tied together is not to blame
+        component = untied.evidence.solution.component
+        seen = np.unique(component[labels[~keep[labels]]])
+        groups = [
+            raw
+            for g in untied.groups
+            if np.isin(component[raw := _raw(untied, g.offset, g.offset + g.size)], seen).any()
+        ]
+        if not groups and window is not None:
+            self._freeze(graph, kept, failure, _WINDOWS[_WINDOWS.index(window) + 1])
+            return
         if not groups:
             raise PlanError(
                 message(
@@ -109,9 +124,22 @@ class Settler:
                     "make the forward depend on its inputs and parameters only",
                 )
             )
-        del keep
         reason = f"the width is baked into the code: {failure.reason}"
         self.frozen += [(labels, reason, failure.source) for labels in groups]
+
+    def _amended(self) -> Evidence:
+        return self.base.evidence.amended([e for es in self.equal.values() for e in es], self.frozen)
+
+
+def _line(failure: Failure) -> tuple[str, int, str]:
+    return failure.source.file, failure.source.line, failure.record.name if failure.record else ""
+
+
+def _labels_before(failure: Failure, window: int) -> Ints:
+    """The removed labels that the failing op, and `window` ops before it, touch."""
+    records = failure.log.records[max(0, failure.index - window) : failure.index]
+    arrays = [f.labels.ravel() for r in records for s in r.inputs for f in s.fields]
+    return np.unique(np.concatenate([failure.seen, *arrays]))
 
 
 def _raw(graph: ChannelGraph, start: int, stop: int) -> Ints:
@@ -248,6 +276,22 @@ def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
             key = (first.size, rows.shape[0], axis)
             found.setdefault(key, []).append((rows, np.broadcast_to(first, rows.shape)))
     yield from (found[key] for key in sorted(found, reverse=True))
+    yield from _ties(failure)
+
+
+def _ties(failure: Failure) -> Iterator[list[Equal]]:
+    """The op's axis may be a multiple of another width that the code computes with: tie them position by position."""
+    record = failure.record
+    assert record is not None
+    before = failure.log.records[max(0, failure.index - _NEAR) : failure.index]
+    near = {id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1}
+    for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
+        fitting = (
+            o for o in near.values() if o.size > 1 and labels.size % o.size == 0 and not np.isin(o, labels).any()
+        )
+        for other in islice(fitting, _MOST_TIES):
+            rows = labels.reshape(-1, other.size)
+            yield [(rows, np.broadcast_to(other, rows.shape))]
 
 
 def _regroupings(labels: Ints, fields: list[Ints]) -> Iterator[tuple[Ints, int]]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import VerificationError, message
 from torchbonsai.graph.call import flat_tensors
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
+from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.gates import GateSites, run_gated
@@ -92,6 +94,7 @@ def _largest_error(
         for number, example in enumerate(examples):
             worst = max(worst, _error(graph, kept, large, tiny, _cast(example, dtype), number))
         randomise_constants(graph, large)
+        _calibrate(graph, kept, large, _cast(examples[0], dtype))
         tiny = apply(plan, large)
         for number, example in enumerate(examples):
             worst = max(worst, _error(graph, kept, large, tiny, _cast(example, dtype), number))
@@ -116,6 +119,26 @@ def _error(graph: ChannelGraph, kept: Bools, large: nn.Module, tiny: nn.Module, 
         scale = a.abs().max().item() or 1.0
         worst = max(worst, (a - b).abs().max().item() / scale)
     return worst
+
+
+class _Calibrate(TorchDispatchMode):
+    """Every batch norm of the pass takes the statistics of what it sees, where that varies."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().split(".")[0] in BATCH_NORMS and args[3] is not None and args[0].dim() > 1:
+            x, dims = args[0], [d for d in range(args[0].dim()) if d != 1]
+            variance = x.var(dims, correction=0)
+            varies = variance > 1e-12 * (1 + x.square().mean(dims))
+            args[3].copy_(torch.where(varies, x.mean(dims), args[3]))
+            args[4].copy_(torch.where(varies, variance, args[4]))
+        return func(*args, **(kwargs or {}))
+
+
+def _calibrate(graph: ChannelGraph, kept: Bools, large: nn.Module, example: Example) -> None:
+    """Keep signals alive: with statistics that do not fit, a deep network's outputs forget its first layers."""
+    g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
+    with _Calibrate():
+        run_gated(GateSites(graph), large, _own(example), g)
 
 
 def _own(value: Any) -> Any:

@@ -43,19 +43,13 @@ def lookup(func: Any) -> tuple[str, Rule | None]:
 
 
 def _find(func: Any) -> tuple[str, Rule | None]:
-    from torchbonsai.graph import rules
-
-    if not RULES:
-        rules.load()
     name = func.name().split(".")[0]
     plain = name.removesuffix("_") if func._schema.is_mutable and not name.endswith("__") else name
     if name in RULES:
         return RULES[name]
-    if plain in RULES:
-        return RULES[plain]
     if torch.Tag.pointwise in func.tags or name in UNTAGGED_POINTWISE:
         return RULES["pointwise"]
-    return "unknown", None
+    return RULES.get(plain, ("unknown", None))
 
 
 def pass_on(call: Call) -> None:

@@ -16,7 +16,7 @@ from torchbonsai.cli.live import Live
 from torchbonsai.report import console as tables
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Choice, Study, read_study
-from torchbonsai.study.compare import compare_config
+from torchbonsai.study.comparison import compare_config
 from torchbonsai.study.config import CompareConfig, seeds
 from torchbonsai.study.findings import findings
 

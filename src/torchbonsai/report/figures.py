@@ -112,7 +112,7 @@ def _in_every_start(found: list[Row]) -> Iterable[Row]:
             yield row
 
 
-def _dots(budget: str, fairness: str, found: list[Row]) -> alt.LayerChart:
+def _dots(budget: str, fairness: str, found: list[Row]) -> Any:
     ordered = sorted(found, key=lambda r: -r.accuracy.mean)
     means = pd.DataFrame([{**_point(r), "arm": _arm(r)} for r in ordered])
     each = pd.DataFrame(
@@ -171,4 +171,4 @@ def _color(domain: list[str]) -> alt.Color:
 
 
 def _spec(chart: Any) -> dict[str, Any]:
-    return chart.configure_view(strokeOpacity=0.15).to_dict()  # type: ignore[no-any-return]
+    return chart.configure_view(strokeOpacity=0.15).to_dict()

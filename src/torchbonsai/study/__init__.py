@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchbonsai.study.compare import compare
+    from torchbonsai.study.comparison import compare
     from torchbonsai.study.record import RunRecord
 
 __all__ = ["RunRecord", "compare"]
@@ -14,7 +14,7 @@ __all__ = ["RunRecord", "compare"]
 def __getattr__(name: str) -> Any:
     """`compare` and `RunRecord`, imported on first use."""
     if name == "compare":
-        from torchbonsai.study.compare import compare
+        from torchbonsai.study.comparison import compare
 
         return compare
     if name == "RunRecord":

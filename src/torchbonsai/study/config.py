@@ -160,7 +160,9 @@ def config_of(**settings: Any) -> CompareConfig:
     for name in settings:
         if name not in known:
             raise _wrong(f"compare takes {', '.join(known)}", name)
-    spelled = {k: str(v) if k in ("out", "data_dir", "source") and v else v for k, v in settings.items()}
+    spelled: dict[str, Any] = {
+        k: str(v) if k in ("out", "data_dir", "source") and v else v for k, v in settings.items()
+    }
     if "seeds" in spelled:
         spelled["seeds"] = seeds(spelled["seeds"])
     return CompareConfig(**spelled)

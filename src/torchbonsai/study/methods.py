@@ -57,7 +57,7 @@ def criterion_of(method: Method, seed: int) -> Criterion:
                 f"see the docs on criteria of one's own; ours are {', '.join(METHODS)}",
             )
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def passes_of(criterion: Any) -> int:

@@ -43,7 +43,7 @@ class Network:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        return _CONVERTER.unstructure(self)  # type: ignore[no-any-return]
+        return _CONVERTER.unstructure(self)
 
     @classmethod
     def of(cls, done: Done) -> Network:
@@ -80,13 +80,12 @@ class Network:
         return module if self.plan is None else apply(PruningPlan.from_json(self.plan), module)
 
 
-def whole(model: ModelConfig, module: nn.Module, image: Tensor, **more: Any) -> Network:
+def whole(model: ModelConfig, module: nn.Module, image: Tensor) -> Network:
     """The description of an uncut module. image: (1, c, h, w), what the MACs are counted on."""
     graph = trace(module, image)
     cost = CostModel(graph).dense
     widths = {group.name: group.size for group in graph.groups}
-    costs = {"macs": cost.macs, "params": cost.params, "dense_macs": cost.macs, "dense_params": cost.params}
-    return Network(model, **costs, widths=widths, dense_widths=widths, **more)
+    return Network(model, cost.macs, cost.params, cost.macs, cost.params, widths, widths)
 
 
 def left(network: Network, module: nn.Module, **result: Any) -> Output:

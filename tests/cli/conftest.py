@@ -1,0 +1,6 @@
+"""Factories are shared with the study's tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))

@@ -46,3 +46,17 @@ def test_a_header_that_is_not_whole_is_refused(maker, fault):
     module.__doc__ = fault
     with pytest.raises(ValueError, match="half: its header needs"):
         maker.header(module)
+
+
+def test_every_column_of_the_table_is_explained():
+    from torchbonsai.report.console import COLUMNS
+
+    page = (DOCS / "compare.md").read_text(encoding="utf-8")
+    assert [name for name in COLUMNS if f"`{name}`" not in page] == []
+
+
+def test_every_error_is_listed():
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    errors = {name for name in tb.__all__ if name.endswith("Error")} - {"PruningError"}
+    assert errors
+    assert [name for name in errors if f"| `{name}` |" not in page] == []

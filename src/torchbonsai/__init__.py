@@ -20,6 +20,7 @@ from torchbonsai.core.errors import (
     TraceError,
     VerificationError,
 )
+from torchbonsai.graph.rules.user import rule
 from torchbonsai.pruning.prune import PruneResult, prune, trace
 from torchbonsai.selection.budget import Budget
 
@@ -56,5 +57,6 @@ __all__ = [
     "VerificationError",
     "criteria",
     "prune",
+    "rule",
     "trace",
 ]

@@ -12,7 +12,10 @@ from safetensors.torch import save_file
 from torchbonsai.cli.main import main
 from torchbonsai.models.build import ModelConfig, build
 
-TINY = ["--seeds", "1", "--epochs", "1", "--limit-train", "100", "--workers", "0", "--methods", "l1"]
+TINY = [
+    *("--seeds", "1", "--epochs", "1", "--limit-train", "100", "--batch-size", "16", "--workers", "0"),
+    *("--methods", "l1"),
+]
 
 
 def compare(out: Path, *more: str) -> int:
@@ -96,7 +99,7 @@ def test_a_checkpoint_start_counts_its_training_as_free(tmp_path: Path, capsys: 
     """Of other classes, so that it gets a fresh head."""
     path = tmp_path / "start.safetensors"
     save_file(build(ModelConfig("bonsai_small", (1, 14, 14), 7), seed=0).state_dict(), path)
-    arguments = ["--source", str(path), "--starts", "pretrained", "--json"]
+    arguments = ["--source", str(path), "--starts", "pretrained", "--fairness", "equal-epochs", "--json"]
     assert compare(tmp_path / "out", *arguments) == 0
     records = json.loads(capsys.readouterr().out)["records"]
     starts = {(r["arm"]["start"], r["arm"]["source_counted"]) for r in records}
@@ -112,7 +115,7 @@ def test_tables_sentences_report_and_the_lines_that_load(tmp_path: Path, capsys:
     assert "uniform width, new weights" in out
     assert "too few for an interval" in out
     assert "one multiply-add is one MAC" in out
-    assert f'model = tb.load("{tmp_path}/best/4x")' in out.replace("\n", "\n")
+    assert f'model = tb.load("{tmp_path}/best/4x")' in out
     assert "by which it was chosen from 6 trainings of 6 arms" in out
     page = (tmp_path / "report.html").read_text()
     assert "http-equiv" not in page

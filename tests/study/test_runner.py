@@ -126,10 +126,14 @@ def test_the_version_of_the_handler_is_part_of_the_key(tmp_path: Path, monkeypat
     assert key != key_of(kind, Sum(), {"a": "1"})
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("how", "error", "text"),
-    [("expected", DataError, "the file must be whole"), ("unforeseen", StageError, "nobody foresaw this")],
+    ("workers", "how", "error", "text"),
+    [
+        (0, "expected", DataError, "the file must be whole"),
+        (0, "unforeseen", StageError, "nobody foresaw this"),
+        (1, "expected", DataError, "the file must be whole"),
+        (1, "unforeseen", StageError, "nobody foresaw this"),
+    ],
 )
 def test_a_failing_stage_ends_the_run_with_one_named_error(
     tmp_path: Path, workers: int, how: str, error: type[Exception], text: str

@@ -51,6 +51,7 @@ def build(evidence: Evidence) -> ChannelGraph:
         sites=_sites(evidence, number),
         aliases=evidence.aliases,
         unreached=tuple(n for n in evidence.shapes if n in evidence.parameters and n not in evidence.order),
+        pointers=_pointers(evidence, number),
         notes=evidence.notes,
         evidence=evidence,
     )
@@ -205,6 +206,16 @@ def _products(evidence: Evidence, number: Ints) -> tuple[Product, ...]:
         for record in evidence.logs[0].records
         for constant, extents, module in record.products
     )
+
+
+def _pointers(evidence: Evidence, number: Ints) -> dict[str, Ints]:
+    """Buffers whose values are positions, and the atoms at those positions."""
+    return {
+        name: number[evidence.solution.component[labels]]
+        for log in evidence.logs
+        for record in log.records
+        for name, labels in record.pointers
+    }
 
 
 def _sites(evidence: Evidence, number: Ints) -> tuple[Site, ...]:

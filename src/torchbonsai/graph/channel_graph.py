@@ -123,7 +123,8 @@ class ChannelGraph:
 
     shapes: parameter and buffer name -> shape. axes: name -> axis -> (size,) global atom numbers, FROZEN where the
     position always stays; an axis that is wholly frozen is left out. parameters: the names in `shapes` that are
-    parameters (tied names share one entry in `aliases`: name -> first name).
+    parameters (tied names share one entry in `aliases`: name -> first name). pointers: buffer of positions -> the atoms
+    along the axis that it points into.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -135,6 +136,7 @@ class ChannelGraph:
     sites: tuple[Site, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     unreached: tuple[str, ...] = ()
+    pointers: Mapping[str, Ints] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     evidence: Any = field(default=None, repr=False)
     """What the trace saw, op by op (`graph.evidence.Evidence`): numbers only, kept for the proof."""

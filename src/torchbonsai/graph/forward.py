@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from torchbonsai.core.errors import ConfigError, TraceError, message
 from torchbonsai.graph.call import flat_tensors
@@ -80,6 +81,19 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def permanent(model: nn.Module) -> nn.Module:
+    """The model itself, or, where it carries masks of torch.nn.utils.prune, a copy with the masks made permanent."""
+    if not prune.is_pruned(model):
+        return model
+    copy = copy_module(model, {})
+    for module in copy.modules():
+        masked = [k.removesuffix("_mask") for k, _ in module.named_buffers(recurse=False) if k.endswith("_mask")]
+        for name in masked:
+            if hasattr(module, f"{name}_orig"):
+                prune.remove(module, name)
+    return copy
+
+
 def alias_copy(model: nn.Module) -> nn.Module:
     """A copy that shares the weights' memory (never written) and owns its buffers (written in train mode)."""
     memo: dict[int, Any] = {}
@@ -128,8 +142,13 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         members = memo[id(value)] = []
         members.extend(_copied(v, memo) for v in value)
         return members
+    if isinstance(value, torch.Tensor) and not value.is_leaf:  # made by a hook of weight norm, and again each time
+        made = memo[id(value)] = value.detach().clone()
+        return made
     if kind is tuple:
         return tuple(_copied(v, memo) for v in value)
+    if kind is set and not value:  # every module holds one, for its non-persistent buffers
+        return set()
     return copy.deepcopy(value, memo)
 
 

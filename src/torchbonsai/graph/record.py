@@ -30,7 +30,9 @@ class Consumption:
 
 @dataclass(eq=False, slots=True)
 class OpRecord:
-    """One op of the pass. moves: per output and field, where each element came from (layout ops only)."""
+    """One op of the pass. pointers: buffers whose values are positions along the labels given.
+
+    moves: per output and field, where each element came from (layout ops only)."""
 
     name: str
     kind: str = ""
@@ -43,6 +45,7 @@ class OpRecord:
     variant: str = ""
     fresh: list[Ints] = field(default_factory=list)
     consumed: list[Consumption] = field(default_factory=list)
+    pointers: list[tuple[str, Ints]] = field(default_factory=list)
     products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
 
 

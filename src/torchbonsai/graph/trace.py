@@ -56,9 +56,13 @@ def observe(model: nn.Module, example_inputs: Any) -> ChannelGraph:
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Every parameter and buffer under every name that it has."""
-    named = list(model.named_parameters(remove_duplicate=False))
-    return named + list(model.named_buffers(remove_duplicate=False))
+    """Every parameter and buffer under every name that it has, then tensors that are plain attributes of modules."""
+    named: list[tuple[str, torch.Tensor]] = list(model.named_parameters(remove_duplicate=False))
+    named += model.named_buffers(remove_duplicate=False)
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        named += [(prefix + k, v) for k, v in vars(module).items() if isinstance(v, torch.Tensor)]
+    return named
 
 
 def module_names(model: nn.Module) -> dict[int, str]:

@@ -15,9 +15,10 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
-from torchbonsai.graph.forward import collector_at_rest, unwrap
+from torchbonsai.graph.forward import collector_at_rest, permanent, unwrap
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
+from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import select
 from torchbonsai.surgery.optimizer import remember
@@ -67,7 +68,7 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     frozen: 2 channels
       2: 2 channels: it is an output of the model
     """
-    model = unwrap(model)
+    model = permanent(unwrap(model))
     with collector_at_rest():
         graph = observe(model, example_inputs)
         return _probe(Settler(model, example_inputs, graph), graph)
@@ -121,7 +122,7 @@ def prune(
     >>> result.verification.exact
     True
     """
-    given, model = model, unwrap(model)
+    given, model = model, permanent(unwrap(model))
     criterion = criterion if criterion is not None else Magnitude(p=2)
     with collector_at_rest():
         graph = restrict(observe(model, example_inputs), model, ignore, only)
@@ -133,18 +134,23 @@ def prune(
         for _ in range(_MOST_ROUNDS):
             context = ScoringContext(graph, model, known, loss)
             scores = context.resolve(criterion)
-            selection = select(
-                graph,
-                scores,
-                budget,
-                scope=scope,
-                round_to=round_to,
-                min_channels=min_channels,
-                normalise=criterion.normalise,
-            )
+            if budget.zeros:
+                selection = select_zeros(graph, settler, model, example_inputs, min_channels)
+            else:
+                selection = select(
+                    graph,
+                    scores,
+                    budget,
+                    scope=scope,
+                    round_to=round_to,
+                    min_channels=min_channels,
+                    normalise=criterion.normalise,
+                )
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
             if settled.plan is not None:
+                if budget.zeros and kept.all():
+                    context.notes.append("no channel is zero: nothing was removed")
                 return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
             graph = settled.graph
     raise _endless()

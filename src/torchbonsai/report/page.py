@@ -30,8 +30,9 @@ def page(study: Study) -> str:
         loader=jinja2.PackageLoader("torchbonsai.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     template = environment.get_template("page.html.j2")
-    # The only text that is not escaped: Vega's own code, from the installed package.
-    return template.render(bundle=vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub lacks the default, **content(study))
+    # The only text that is not escaped: Vega's own code, from the installed package. Its stub lacks the default.
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return template.render(bundle=bundle, **content(study))
 
 
 def content(study: Study) -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Budget:
     """Upper limits that all hold at once. A float in (0, 1] is the share of the dense value to keep, an int absolute.
 
     macs, params: ceilings. channels: of the prunable channels; a share is a target (exact), an int a ceiling.
-    widths: {group or producing module: channels to keep}, exact. Raises ConfigError for anything else, or for nothing.
+    widths: {group or producing module: channels to keep}, exact. zeros: remove the channels that are zero already, and
+    nothing else; it stands alone. Raises ConfigError for anything else, or for nothing.
 
     >>> Budget(macs=0.5, params=100_000).params
     100000
@@ -27,14 +28,19 @@ class Budget:
     params: float | int | None = None
     channels: float | int | None = None
     widths: Mapping[str, int] | None = None
+    zeros: bool = False
 
     def __post_init__(self) -> None:
         for name in ("macs", "params", "channels"):
             object.__setattr__(self, name, _amount(name, getattr(self, name)))
         if self.widths is not None:
             object.__setattr__(self, "widths", _widths(self.widths))
-        if not self.searched and not self.widths:
-            raise _invalid("a budget needs at least one of macs, params, channels, widths", "none of them")
+        if not isinstance(self.zeros, bool):
+            raise _invalid("zeros must be True or False", repr(self.zeros))
+        if self.zeros and (self.searched or self.widths):
+            raise _invalid("zeros=True stands alone: it removes what is zero and nothing else", repr(self))
+        if not self.searched and not self.widths and not self.zeros:
+            raise _invalid("a budget needs at least one of macs, params, channels, widths, zeros", "none of them")
 
     @property
     def searched(self) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from torchbonsai.artifacts.save import save
 from torchbonsai.study.about import Choice
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.store import Done
 from torchbonsai.study.stages.network import taken
+from torchbonsai.study.store import Done
 from torchbonsai.surgery.plan import PruningPlan
 
 

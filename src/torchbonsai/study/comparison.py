@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torchbonsai.study.summary import summarise
-
 from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
 from torchbonsai.study.arms import Arms
 from torchbonsai.study.config import CompareConfig, config_of, share_of
@@ -28,6 +26,7 @@ from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished, Run, equal_compute, equal_epochs, spent_before
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.store import Store, versions
+from torchbonsai.study.summary import summarise
 
 OnEvent = Callable[[Event], None]
 OnRecord = Callable[[RunRecord], None]

@@ -16,6 +16,10 @@ FAIRNESS = ("equal-epochs", "equal-compute")
 SOURCES = {"fashion-target": "fashion-source", "fashion-target-28": "fashion-source-28", "cifar10": "cifar100"}
 """Data set -> what a pretrained start is trained on where nothing else is said."""
 LISTS = ("starts", "methods", "budgets", "fairness", "augment")
+NUMBERS = (
+    *("epochs", "source_epochs", "start_epochs", "lr", "momentum", "weight_decay", "warmup_epochs"),
+    "label_smoothing",
+)
 _PLACES = ("out", "data_dir", "workers")
 
 
@@ -80,6 +84,9 @@ class CompareConfig:
         """Raises ConfigError for names that mean nothing and for lists that are empty or hold something twice."""
         for name in LISTS:  # "4x,16x" is two budgets
             object.__setattr__(self, name, names(getattr(self, name)))
+        for name in NUMBERS:  # 2 and 2.0 are one setting, and one identity
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("starts", "methods", "budgets", "seeds", "fairness"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):

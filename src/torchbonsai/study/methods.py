@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import Criterion
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.criteria.random import Random
-
-from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.models.factory import find_factory
 
 METHODS: dict[str, Callable[[int], Criterion]] = {

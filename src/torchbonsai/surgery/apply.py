@@ -9,6 +9,7 @@ from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.forward import copy_module
+from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan
 
 
@@ -19,7 +20,7 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
     Raises PlanError where a tensor is missing or has another shape than the plan was made for.
     """
     memo: dict[int, Any] = {}
-    names = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    names = dict(named_tensors(model))
     for name in plan.kept:
         if name not in names or tuple(names[name].shape) != tuple(plan.shapes[name]):
             got = f"shape {tuple(names[name].shape)}" if name in names else "no such tensor"
@@ -37,6 +38,9 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
     small = copy_module(model, memo)
     for edit in plan.edits:
         set_attribute(small, edit)
+    for name, stays in plan.moved.items():
+        places = dict(named_tensors(small))[name]
+        places.copy_(torch.searchsorted(stays.to(places.device), places))
     return small
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,3 +89,45 @@ def _convolution(module: Any, weight: tuple[int, ...]) -> dict[str, Any]:
     if transposed:
         return {"in_channels": weight[0], "out_channels": weight[1] * groups, "groups": groups}
     return {"in_channels": weight[1] * groups, "out_channels": weight[0], "groups": groups}
+
+
+_WIDTH = re.compile(
+    r"channel|feature|dim|width|plane|filter|hidden|embed|size|^(c|n|in|out|inp|oup)\d*_?$", re.IGNORECASE
+)
+
+
+def user_edits(model: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int, ...]]) -> tuple[AttributeEdit, ...]:
+    """Attributes of the user's own classes that keep a width, by name and value, where only one new width fits.
+
+    A guess: the caller drops it if the forward no longer runs as it must.
+    """
+    edits: list[AttributeEdit] = []
+    touched = {prefix for name in kept for prefix in _prefixes(name)}
+    for path, module in model.named_modules():
+        if path not in touched or type(module).__module__.startswith("torch.nn."):
+            continue
+        ints = {k: v for k, v in vars(module).items() if type(v) is int and v > 1 and _WIDTH.search(k)}
+        if not ints:
+            continue
+        sizes = _sizes_below(f"{path}." if path else "", model, kept)
+        edits += [
+            AttributeEdit(path, k, v, new)
+            for k, v in ints.items()
+            if len(sizes.get(v, ())) == 1 and (new := next(iter(sizes[v]))) != v
+        ]
+    return tuple(edits)
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:k]) for k in range(len(parts) + 1)]
+
+
+def _sizes_below(prefix: str, model: nn.Module, kept: Narrowed) -> dict[int, set[int]]:
+    """Old size -> the sizes that axes of this size become, for all tensors of a module and its children."""
+    sizes: dict[int, set[int]] = defaultdict(set)
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        if name.startswith(prefix):
+            for axis, n in enumerate(tensor.shape):
+                sizes[n].add(len(kept[name][axis]) if axis in kept.get(name, {}) else n)
+    return sizes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,12 +32,14 @@ class PruningPlan:
     """kept: see `Kept`, tied names included. shapes: dense shape of every narrowed tensor. edits: attributes.
 
     inexact: why removed channels change a number that the masked reference keeps; empty for an exact plan.
+    moved: buffer of positions -> (old positions along its axis that stay), by which its values are renumbered.
     """
 
     kept: dict[str, dict[int, torch.Tensor]]
     shapes: dict[str, tuple[int, ...]]
     edits: tuple[AttributeEdit, ...] = ()
     inexact: tuple[Inexact, ...] = ()
+    moved: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON data: version, kept positions, shapes, edits and reasons."""
@@ -46,6 +49,7 @@ class PruningPlan:
             "shapes": {n: list(s) for n, s in self.shapes.items()},
             "edits": [{"module": e.module, "attribute": e.attribute, "old": e.old, "new": e.new} for e in self.edits],
             "inexact": [i.reason for i in self.inexact],
+            "moved": {n: k.tolist() for n, k in self.moved.items()},
         }
 
     @staticmethod
@@ -62,7 +66,8 @@ class PruningPlan:
                 AttributeEdit(e["module"], e["attribute"], _tuples(e["old"]), _tuples(e["new"])) for e in data["edits"]
             )
             shapes = {n: tuple(s) for n, s in data["shapes"].items()}
-            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]))
+            moved = {n: torch.tensor(k, dtype=torch.int64) for n, k in data["moved"].items()}
+            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]), moved)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 message(
@@ -116,7 +121,13 @@ def make_plan(graph: ChannelGraph, kept: Bools, model: nn.Module) -> PruningPlan
     reasons = dict.fromkeys(
         why for g in graph.groups for why in g.inexact if not kept[g.offset : g.offset + g.size].all()
     )
-    return PruningPlan(tensors, shapes, standard_edits(model, tensors, shapes), tuple(reasons))
+    with_frozen = np.append(kept, True)
+    moved = {
+        name: torch.from_numpy(np.flatnonzero(with_frozen[atoms]))
+        for name, atoms in graph.pointers.items()
+        if not with_frozen[atoms].all()
+    }
+    return PruningPlan(tensors, shapes, standard_edits(model, tensors, shapes), tuple(reasons), moved)
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
@@ -134,4 +145,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         before = edits.get((e.module, e.attribute))
         edits[(e.module, e.attribute)] = AttributeEdit(e.module, e.attribute, before.old if before else e.old, e.new)
     reasons = tuple(dict.fromkeys((*first.inexact, *second.inexact)))
-    return PruningPlan(kept, shapes, tuple(edits.values()), reasons)
+    moved = dict(first.moved)
+    for name, stays in second.moved.items():
+        moved[name] = moved[name][stays] if name in moved else stays
+    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved)

@@ -20,7 +20,9 @@ from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, 
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.prove import Failure, prove, raw_keep
+from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.apply import apply, set_attribute
+from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
 
 Equal = tuple[Ints, Ints]
@@ -51,11 +53,20 @@ class Settler:
     froze: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
+    follows: bool = True
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
         plan = make_plan(graph, kept, self.model)
+        own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
+        if own:
+            followed = replace(plan, edits=_merge(plan.edits, own))
+            small = apply(followed, self.model)
+            proof = prove(graph, kept, small, self.example_inputs)
+            if proof.failure is None:
+                return Settled(graph, _with_inexact(followed, proof.inexact), small)
+            self.follows = False
         small = apply(plan, self.model)
         proof = prove(graph, kept, small, self.example_inputs)
         for _ in range(_MOST_REPAIRS):
@@ -72,7 +83,7 @@ class Settler:
         self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
     ) -> tuple[PruningPlan, nn.Module, Any] | None:
         """The first edit of ints on a running module that carries the proof further."""
-        for edits in guesses(small, failure, raw_keep(graph, kept)):
+        for edits in _with_siblings(small, guesses(small, failure, raw_keep(graph, kept))):
             better = replace(plan, edits=_merge(plan.edits, edits))
             candidate = alias_copy(small)  # the tensors are right already, only attributes differ
             for edit in edits:
@@ -88,17 +99,28 @@ class Settler:
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
         """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
         site = (failure.log.training, failure.index)
-        options = list(hypotheses(failure))
+        options = list(hypotheses(failure.log, failure.index))
         first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
         step = self.tried[site] = self.tried.get(site, first - 1) + 1
         self.helped[_line(failure)] = step
         if step < len(options):
             self.equal[site] = options[step]
+            self._extend(failure, step, len(options))
         else:
             self.equal.pop(site, None)
             froze = self.froze[site] = self.froze.get(site, -1) + 1
             self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         return build(self._amended())
+
+    def _extend(self, failure: Failure, step: int, count: int) -> None:
+        """Assume the same of the same op on the same shapes elsewhere: the other blocks of the network."""
+        for index in alike(failure.log, failure.index):
+            site = (failure.log.training, index)
+            if site not in self.tried:
+                options = list(hypotheses(failure.log, index))
+                if len(options) == count:
+                    self.tried[site] = step
+                    self.equal[site] = options[step]
 
     def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
         """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
@@ -181,6 +203,25 @@ def guesses(small: nn.Module, failure: Failure, keep: Bools) -> Iterator[tuple[A
         yield from _on_module(path, module, changes)
 
 
+def _with_siblings(small: nn.Module, edits: Iterator[tuple[AttributeEdit, ...]]) -> Iterator[tuple[AttributeEdit, ...]]:
+    """Each guess for all modules of the same class with the same values first, then for the one that failed."""
+    for guess in edits:
+        kind = type(small.get_submodule(guess[0].module))
+        values = {e.attribute: e.old for e in guess}
+        siblings = [
+            path
+            for path, module in small.named_modules()
+            if type(module) is kind and all(_plain(vars(module).get(k)) == v for k, v in values.items())
+        ]
+        if len(siblings) > 1 and len({e.module for e in guess}) == 1:
+            yield tuple(replace(e, module=path) for path in siblings for e in guess)
+        yield guess
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def size_changes(failure: Failure, keep: Bools) -> dict[int, list[int]]:
     """Old size -> the sizes that it must become at the failing op, in the order in which they occur."""
     changes: dict[int, list[int]] = {}
@@ -260,12 +301,23 @@ def _rewritten(value: Any, changes: dict[int, list[int]]) -> Iterator[tuple[int,
 
 
 # ---------------------------------------------------------------------- other hypotheses
-def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
+def alike(log: Log, index: int) -> list[int]:
+    """Numbers of the ops with the same name, shapes and labelled axes as op `index`."""
+
+    def form(record: OpRecord) -> tuple[Any, ...]:
+        inputs = tuple((f.axes, f.labels.shape) for s in record.inputs for f in s.fields)
+        return record.name, record.shapes, inputs
+
+    wanted = form(log.records[index])
+    return [i for i, record in enumerate(log.records) if i != index and form(record) == wanted]
+
+
+def hypotheses(log: Log, index: int) -> Iterator[list[Equal]]:
     """Equalities under which the failing op may follow, those that leave most atoms first.
 
     Where an op cuts or regroups an axis, position j of every part leaves together, or whole parts do.
     """
-    record = failure.record
+    record = log.records[index] if index < len(log.records) else None
     if record is None or record.kind != "layout":
         return
     fields = [f.labels for out in record.outputs for f in out] + [f.labels for s in record.inputs for f in s.fields]
@@ -276,14 +328,13 @@ def hypotheses(failure: Failure) -> Iterator[list[Equal]]:
             key = (first.size, rows.shape[0], axis)
             found.setdefault(key, []).append((rows, np.broadcast_to(first, rows.shape)))
     yield from (found[key] for key in sorted(found, reverse=True))
-    yield from _ties(failure)
+    yield from _ties(log, index)
 
 
-def _ties(failure: Failure) -> Iterator[list[Equal]]:
+def _ties(log: Log, index: int) -> Iterator[list[Equal]]:
     """The op's axis may be a multiple of another width that the code computes with: tie them position by position."""
-    record = failure.record
-    assert record is not None
-    before = failure.log.records[max(0, failure.index - _NEAR) : failure.index]
+    record = log.records[index]
+    before = log.records[max(0, index - _NEAR) : index]
     near = {id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1}
     for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
         fitting = (

@@ -106,7 +106,10 @@ def _error(graph: ChannelGraph, kept: Bools, large: nn.Module, tiny: nn.Module, 
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
     masked = run_gated(GateSites(graph, number), large, _own(example), g)
     args, kwargs = _own(example)
-    out = tiny(*args, **kwargs)
+    return _difference(masked, tiny(*args, **kwargs))
+
+
+def _difference(masked: Any, out: Any) -> float:
     worst = 0.0
     for a, b in zip(flat_tensors(masked), flat_tensors(out), strict=True):
         if a.shape != b.shape:
@@ -119,6 +122,16 @@ def _error(graph: ChannelGraph, kept: Bools, large: nn.Module, tiny: nn.Module, 
         scale = a.abs().max().item() or 1.0
         worst = max(worst, (a - b).abs().max().item() / scale)
     return worst
+
+
+def same_outputs(model: nn.Module, small: nn.Module, example_inputs: Any) -> bool:
+    """Do both give the same outputs on the examples, in eval mode and float64, with the weights as given?"""
+    with undisturbed(model):
+        large, tiny = (alias_copy(m).to(torch.float64).eval() for m in (model, small))
+        for args, kwargs in (_cast(e, torch.float64) for e in as_examples(example_inputs)):
+            if not _difference(large(*_own(args), **_own(kwargs)), tiny(*_own(args), **_own(kwargs))) < 1e-9:
+                return False
+    return True
 
 
 class _Calibrate(TorchDispatchMode):

@@ -268,7 +268,28 @@ def mover(call: Call) -> None:
         else:
             call.place(out, to, ids, labels.ravel())
     for tensor in call.tensors[1:]:
-        call.freeze(tensor, f"{call.name} takes places from it")
+        if not _points(call, x, tensor):
+            call.freeze(tensor, f"{call.name} takes places from it")
+
+
+def _points(call: Call, x: torch.Tensor, places: torch.Tensor) -> bool:
+    """A buffer (n,) of positions along one labelled axis: an entry leaves with the channel that it points to."""
+    name = call.shadow(places).leaf
+    where = call.args[1]
+    if isinstance(where, list | tuple):
+        where = next((a for a, t in enumerate(where) if t is places), None)
+    if not isinstance(where, int):
+        return False
+    axis = where
+    pointed = next((f.labels for f in call.fields(x) if f.axes == (axis % x.dim(),)), None)
+    read = next((f.labels for f in call.set_outputs.get(id(call.out), ()) if f.axes == (axis % x.dim(),)), None)
+    mine = call.fields(places)
+    usable = name is not None and places.dim() == 1 and places.dtype == torch.int64 and len(call.tensors) == 2
+    if not usable or pointed is None or read is None or not mine or mine[0].labels.shape != read.shape:
+        return False
+    call.unify(read, mine[0].labels)
+    call.record.pointers.append((str(name), pointed))
+    return True
 
 
 def run_on_ids(call: Call, x: torch.Tensor, axes: Axes, labels: Ints) -> Ints:

@@ -48,6 +48,13 @@ def prelu(call: Call) -> None:
     call.give(call.out, call.join(operands).fields)
 
 
+@rule("aten::set_", kind="inert")
+def emptied(call: Call) -> None:
+    """x.set_() gives x's memory back; any other form lays a tensor over other memory."""
+    if len(call.args) > 1 or call.kwargs:
+        call.deny(f"{call.name} lays a tensor over other memory")
+
+
 @rule("aten::sym_size", "aten::_local_scalar_dense", "aten::is_same_size", "aten::equal", kind="inert")
 def inert(call: Call) -> None:
     """Reads a size or a single number; nothing with a channel axis comes out."""

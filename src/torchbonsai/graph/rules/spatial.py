@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchbonsai.graph.call import Call
+from torchbonsai.graph.labels import Field
 from torchbonsai.graph.rules.registry import rule
 
 _POOLS = "max_pool{d}d_with_indices max_pool{d}d avg_pool{d}d adaptive_max_pool{d}d adaptive_avg_pool{d}d \
@@ -23,14 +26,41 @@ def _sliding(dims: int) -> None:
     def spatial(call: Call) -> None:
         x = call.tensors[0]
         first = x.dim() - dims
-        for axes, labels in call.fields(x):
-            if max(axes) >= first:
-                call.freeze(labels, f"{call.name} slides over the axis")
+        averages = "avg_pool" in call.name and "adaptive" not in call.name
+        across = [f for f in call.fields(x) if max(f.axes) >= first]
+        smoothed = [_smooth(call, f, first, dims) if averages else None for f in across]
+        for f, window in zip(across, smoothed, strict=True):
+            if window is None:
+                call.freeze(f.labels, f"{call.name} slides over the axis")
         operands = [(t, tuple(range(x.dim()))) for t in call.tensors if t.dim() == x.dim()]
         same = [(t, ls) for t, ls in operands if t.shape == x.shape]
         fields = tuple(f for f in call.join(same).fields if max(f.axes) < first)
         for out in call.outputs:
-            call.give(out, fields)
+            call.give(out, (*fields, *(w for w in smoothed if w is not None)))
+
+
+def _smooth(call: Call, channels: Field, first: int, dims: int) -> Field | None:
+    """Averages of neighbouring channels, one for each (as local response norm takes them): they pass, inexact.
+
+    None where the window moves by more than one channel, or does not cover one axis alone.
+    """
+    if len(channels.axes) != 1:
+        return None
+    at = channels.axes[0] - first
+    kernel = call.arg(1, "kernel_size")
+    window, step = _spread(kernel, dims)[at], _spread(call.arg(2, "stride") or kernel, dims)[at]
+    size = call.out.shape[channels.axes[0]]
+    start = window // 2 - _spread(call.arg(3, "padding", 0), dims)[at]
+    if step != 1 or start < 0 or start + size > channels.labels.size:
+        return None
+    call.inexact(channels.labels, f"{call.name} averages neighbouring channels")
+    return Field(channels.axes, channels.labels[start : start + size])
+
+
+def _spread(value: Any, dims: int) -> list[int]:
+    """One number for every pooled axis."""
+    listed = [int(v) for v in value] if isinstance(value, list | tuple) else [int(value)]
+    return listed * dims if len(listed) == 1 else listed
 
 
 for _d in (1, 2, 3):

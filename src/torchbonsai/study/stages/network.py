@@ -8,8 +8,6 @@ from typing import Any
 import cattrs
 import torch
 from torch import Tensor, nn
-from torchbonsai.surgery.apply import apply
-from torchbonsai.surgery.plan import PruningPlan
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.macs import CostModel
@@ -17,6 +15,8 @@ from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.study.stage import Output
 from torchbonsai.study.store import Done
+from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.training.head import fresh_head
 
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)

@@ -7,7 +7,6 @@ from typing import Literal
 
 from torchbonsai.pruning.prune import PruneResult
 from torchbonsai.pruning.prune import prune as cut
-
 from torchbonsai.selection.budget import Budget
 from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.methods import Method, criterion_of, passes_of

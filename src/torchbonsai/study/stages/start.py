@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchbonsai.criteria.random import Random
-from torchbonsai.pruning.prune import prune
 
 from torchbonsai.core.errors import BudgetError, ConfigError, DataError, message
+from torchbonsai.criteria.random import Random
 from torchbonsai.models.build import ModelConfig, build, takes_width
+from torchbonsai.pruning.prune import prune
 from torchbonsai.selection.budget import Budget
 from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened

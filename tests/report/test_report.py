@@ -1,0 +1,148 @@
+"""The report from made-up records: complete, self-contained, safe, and drawn by a real browser."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vl_convert
+from made_up import block, record
+from rich.console import Console
+
+import torchbonsai.report
+from torchbonsai.core.errors import ArtifactError
+from torchbonsai.report import figures
+from torchbonsai.report.console import show, tables
+from torchbonsai.report.page import page, write_page
+from torchbonsai.study.about import About, Choice, Study, read_study, write_about
+from torchbonsai.study.record import Arm, RunRecord, write
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NASTY = "<script>alert('x')</script>"
+
+
+def records() -> list[RunRecord]:
+    epochs = {
+        ("untrained", "l1"): [0.70, 0.72, 0.74],
+        ("untrained", "random-widths:l1"): [0.69, 0.70, 0.74],
+        ("untrained", "uniform-new"): [0.60, 0.61, 0.64],
+        ("untrained", "dense"): [0.80, 0.81, 0.84],
+        ("trained", "l1"): [0.70, 0.71, 0.74],
+        ("trained", "dense"): [0.81, 0.81, 0.83],
+    }
+    compute = {k: v for k, v in epochs.items() if k != ("trained", "dense")}
+    free = [record(Arm("pretrained", "l1", "", "4x", "equal-compute", False), s, 0.7) for s in range(3)]
+    sixteen = [r for r in block(epochs, budget="16x") if r.arm.control != "dense"]
+    return [*block(epochs), *sixteen, *block(compute, fairness="equal-compute"), *free]
+
+
+def about(**changes: Any) -> About:
+    config = {"model": "bonsai_small", "threads": 1, "starts": ["untrained", "trained"], "limit_train": None}
+    data = {"name": "fashion-target", "train": 1000, "val": 400, "test": 1600, "source": "MIT"}
+    load = 'model = tb.load("out/best/4x")'
+    choice = Choice("4x", "untrained l1", 2, 0.75, 0.71, 249_000, 4980, 9, 3, "best/4x", load)
+    made = About("cafe", config, data, {"torch": "2.13.0", "torchbonsai": "0.1"}, {"device": "a chip"}, (), (choice,))
+    return replace(made, **changes)
+
+
+def study(folder: Path = Path("out"), **changes: Any) -> Study:
+    return Study(folder, about(**changes), tuple(records()))
+
+
+def printed(width: int) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show(study(), console)
+    console.file.close()
+    return console.export_text()
+
+
+def test_the_console_tells_everything_that_a_report_must() -> None:
+    text = printed(220)
+    for part in ("4x · equal-epochs", "16x · equal-epochs", "4x · equal-compute", "pretrained (source free)"):
+        assert part in text
+    assert "one multiply-add is one MAC" in text
+    assert "mean of n = 3 trainings, ± the 95% t-interval" in text
+    assert "a chip, 1 thread(s)" in text
+    assert "+10.3 [+8.9, +11.8]" in text, "l1 minus uniform: 10, 11, 10 points: 10.33 ± 4.303 · 0.577 / sqrt(3)"
+
+
+def test_numbers_are_not_broken_in_a_narrow_terminal() -> None:
+    assert "+10.3 [+8.9, +11.8]" in printed(120)
+
+
+def test_tables_have_a_row_an_arm() -> None:
+    assert [len(t.rows) for t in tables(records())] == [6, 6, 6]
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows() -> None:
+    text = page(study(command=NASTY, data={**about().data, "name": NASTY}))
+    assert NASTY not in text
+    assert "&lt;script&gt;alert" in text
+    outside = text.replace("http://www.w3.org", "").replace("https://vega.github.io", "")
+    assert 'src="http' not in outside
+    assert 'href="http' not in outside
+    assert "tb.load(&#34;out/best/4x&#34;)" in text
+
+
+@pytest.mark.parametrize("figure", [figures.accuracy_against_macs, figures.every_training, figures.widths])
+def test_figures_are_valid_and_hold_the_records(figure: Any) -> None:
+    spec = figure(records())
+    svg = vl_convert.vegalite_to_svg(json.dumps(spec))
+    assert svg.startswith("<svg")
+    assert len(svg) > 5000
+
+
+def test_widths_are_in_forward_order_and_means_over_seeds() -> None:
+    spec = figures.widths(records())
+    cells = [row for data in spec["datasets"].values() for row in data]
+    l1 = [c for c in cells if c["arm"] == "untrained · l1" and c["budget"] == "4x"]
+    assert [(c["layer"], c["kept"], c["share"]) for c in l1] == [("conv1", 9.0, 9 / 16), ("conv2", 16.0, 0.5)]
+
+
+def test_the_report_room_imports_no_torch() -> None:
+    for path in Path(torchbonsai.report.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] == "torch"], path.name
+
+
+def test_a_study_is_read_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    runs = records()
+    names = tuple(write(r, tmp_path / "records").name for r in runs)
+    write_about(about(records=names), tmp_path)
+    found = read_study(tmp_path)
+    assert list(found.records) == runs
+    assert found.about == about(records=names)
+    (tmp_path / "study.json").write_text('{"type": "Study"}')
+    with pytest.raises(ArtifactError, match=r"study\.json"):
+        read_study(tmp_path)
+    with pytest.raises(ArtifactError, match="has not finished"):
+        read_study(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_draws_it_without_errors_or_requests(tmp_path: Path) -> None:
+    sync = pytest.importorskip("playwright.sync_api")
+    path = write_page(study(tmp_path))
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
+    said: list[str] = []
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda e: said.append(str(e)))
+        tab.on("request", lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+        tab.goto(path.as_uri())
+        tab.evaluate("window.drawn.then(() => 1)")
+        drawn = tab.locator(".figure svg.marks").count()
+        wide = tab.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert said == []
+    assert drawn == 3
+    assert wide <= 1280

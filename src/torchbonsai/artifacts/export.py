@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchbonsai.artifacts.forms import WRITERS, Form, Runner, capture, need, tensors_of
+from torchbonsai.artifacts.forms import WRITERS, Form, Runner, capture, need, tensors_of, with_plain_outputs
 from torchbonsai.artifacts.inputs import describe, random_example
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.graph.forward import copy_module
@@ -48,14 +48,15 @@ def export(
 
     example_inputs: as for `tb.prune`; only shapes and dtypes matter. Each file is read back and compared with the
     module on random inputs of batches 1 and 3 (.pt2 by torch.export.load, ONNX under ONNX Runtime), and appears only
-    if no output differs by more than 1e-4 of its largest entry. The model is left as found.
+    if no output differs by more than 1e-4 of its largest entry. Outputs of a
+    class of its own become dicts or tuples. The model is left as found.
 
     Raises ArtifactError for a missing package, a forward that cannot be captured, and a file that differs.
     """
     for form in forms:
         need(form)
     folder, described = Path(folder), describe(example_inputs)
-    copy = copy_module(model, {}).eval().cpu()
+    copy = with_plain_outputs(copy_module(model, {}).eval().cpu())
     program = capture(copy, random_example(described, batch=_CAPTURED), _CAPTURED)
     expected = [_expected(copy, described, batch) for batch in BATCHES]
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,11 +89,12 @@ def _expected(model: nn.Module, described: dict[str, Any], batch: int) -> list[T
     args, kwargs = random_example(described, batch=batch, seed=batch)
     with torch.no_grad():
         outputs = tensors_of(model(*args, **kwargs))
-    if not all(bool(torch.isfinite(o).all()) for o in outputs if o.is_floating_point()):
+    finite = all(bool(torch.isfinite(o).all()) for o in outputs if o.is_floating_point())
+    if not outputs or not finite:
         raise ArtifactError(
             message(
-                "the module's outputs on random inputs must be finite, so that the file can be checked",
-                f"NaN or infinity at batch {batch}",
+                "the module's outputs on random inputs must be finite tensors, so that the file can be checked",
+                f"NaN or infinity at batch {batch}" if outputs else "no tensor",
                 "weights that diverged, or random weights in a deep network without statistics",
                 "train the network first",
             )

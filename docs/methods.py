@@ -1,4 +1,4 @@
-"""The table of methods in docs/criteria.md, made from the headers of the criteria: `python docs/methods.py` rewrites it.
+"""The table of methods in docs/criteria.md, from the headers of the criteria; `python docs/methods.py` rewrites it.
 
 A header is the docstring of the criterion's module, with a line or sentence for each of FIELDS.
 """

@@ -30,7 +30,7 @@ demo: install
 
 # Tests, and every example of the documentation; the examples of one file stay in one process.
 test: install
-	$(PYTEST) tests README.md docs src -n $(WORKERS) --dist loadgroup
+	$(PYTEST) tests README.md docs src -n $(WORKERS)
 
 docs: install
 	$(PYTEST) README.md docs src

@@ -15,9 +15,10 @@ import pytest
 from sybil import Example, Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.evaluators.python import PythonEvaluator
-from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PRINTED = "_printed"
@@ -58,9 +59,14 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path.cwd()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The examples of one file share their names, so they stay together when the tests are spread over processes."""
-    for item in items:
-        if isinstance(item, SybilItem):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+class ByPage(LoadScopeScheduling):
+    """Tests go to whichever process is free; the examples of one file share their names, so they stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file.startswith("tests/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByPage:
+    """Of pytest-xdist (whose own loadgroup does not group under pytest 9.2)."""
+    return ByPage(config, log)

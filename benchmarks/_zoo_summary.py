@@ -65,18 +65,22 @@ Row = tuple[Record, Record | None, Record | None]
 
 
 def _head(command: str) -> str:
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     return (
         "# Zoo: half the channels of every network at random\n\n"
-        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. "
-        f"Python {platform.python_version()}, {versions}; "
-        f"{processor()}, {os.cpu_count()} cores, 1 thread, one network at a time.\n\n"
+        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. {machine()}, 1 thread, "
+        "one network at a time.\n\n"
         "*verified*: at least 35 % of the parameters went (or as much as torch-pruning removes where that is right), "
         "the small network runs in eval and in train mode and equals the masked one on the example input, float64, "
         "eval mode, relative error < 1e-9, with the given weights and with constant ones randomised. *flagged*: the "
         "same, but a statistic over channels makes the masked network undefined, and the result says so. *frozen*: "
         "fewer parameters went."
     )
+
+
+def machine() -> str:
+    """Versions and hardware."""
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
+    return f"Python {platform.python_version()}, {versions}; {processor()}, {os.cpu_count()} cores"
 
 
 def processor() -> str:

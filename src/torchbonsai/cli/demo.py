@@ -14,7 +14,7 @@ from torchbonsai.core.units import human
 from torchbonsai.cost.latency import measure_latency
 from torchbonsai.graph.channel_graph import ChannelGraph, Frozen
 from torchbonsai.models.build import ModelConfig, build
-from torchbonsai.pruning.prune import PruneResult, prune
+from torchbonsai.pruning.prune import PruneResult, prune, trace
 from torchbonsai.selection.budget import Budget
 from torchbonsai.study.config import CompareConfig
 
@@ -64,7 +64,7 @@ def cut_line(name: str) -> str:
         f"error {check.max_rel_error:.0e} {'(equal)' if check.exact else f'({check.reason})'}   "
         f"{speed_up(model, result, image):.2f}x faster for {before.macs / after.macs:.2f}x fewer MACs"
     )
-    return "\n".join([line, *(f"{'':<17} frozen: {told(f)}" for f in held(result.graph))])
+    return "\n".join([line, *(f"{'':<17} frozen: {told(f)}" for f in held(trace(model, image)))])
 
 
 def held(graph: ChannelGraph) -> list[Frozen]:

@@ -75,10 +75,11 @@ def prove(graph: ChannelGraph, kept: Bools, small: nn.Module, example_inputs: An
         for training in (False, True):
             logs = [log for log in evidence.logs if log.training is training]
             copy.train(training)
-            for log, example in zip(logs, examples, strict=False):
+            for log in logs:
                 _label(copy, evidence, keep)
                 prover = Prover(evidence, log, keep, module_names(copy), proof)
-                _run(copy, example, prover)
+                example = examples[log.example]
+                _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
                     return proof
     return proof
@@ -99,10 +100,6 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
     except Mismatch:
         return
     except Exception as error:  # noqa: BLE001 - whatever the forward raises is where the two part
-        if prover.reference.training and "more than 1 value per channel" in str(error):
-            prover.log.records.clear()
-            _run(small, doubled(example), prover)
-            return
         if prover.proof.failure is None:
             prover.note_error(error)
         return

@@ -51,7 +51,9 @@ class OpRecord:
 
 @dataclass(eq=False)
 class Log:
-    """One forward pass in one mode on one example."""
+    """One forward pass in one mode on one example, number `example`; doubled: on its batch repeated once."""
 
     training: bool
     records: list[OpRecord] = field(default_factory=list)
+    example: int = 0
+    doubled: bool = False

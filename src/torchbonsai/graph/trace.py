@@ -31,8 +31,8 @@ def observe(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     with undisturbed(model):
         for training in (False, True):
             copy.train(training)
-            for example in examples:
-                tracer = Tracer(space, Log(training), module_names(copy), parameters)
+            for number, example in enumerate(examples):
+                tracer = Tracer(space, Log(training, example=number), module_names(copy), parameters)
                 tracer.roles, tracer.order = tracer_state["roles"], tracer_state["order"]
                 tracer.offset = sum(len(log.records) for log in logs)
                 note = run_traced(copy, example, tracer)
@@ -103,8 +103,9 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
         raise
     except Exception as error:
         if tracer.log.training:
-            if "more than 1 value per channel" in str(error):
+            if "more than 1 value per channel" in str(error) and not tracer.log.doubled:
                 tracer.log.records.clear()
+                tracer.log.doubled = True
                 return run_traced(model, doubled(example), tracer)
             return f"the forward in train mode does not run on this example, and was not seen ({error})"
         raise TraceError(

@@ -28,3 +28,10 @@ def values(call: Call) -> None:
     """Values that differ from place to place: no position may go."""
     for tensor in call.tensors:
         call.freeze(tensor, f"{call.name} makes values that depend on the position")
+
+
+@rule("aten::set_", kind="creation")
+def emptied(call: Call) -> None:
+    """x.set_() gives a tensor's memory back (reversible networks do): nothing is left of it. Other forms are denied."""
+    if len(call.tensors) > 1 or call.out.numel():
+        call.deny(f"{call.name} puts a tensor on other memory")

@@ -1,0 +1,163 @@
+"""Speed: trace + magnitude scores + plan + proof + surgery, beside torch-pruning's graph + groups + importance + prune.
+
+    python benchmarks/speed.py [--models resnet50 …] [--repeats 5] [--size 224]
+
+Both arms run in turns in one process with one thread, half of every layer's channels by L2 magnitude, and the median
+of the repeats is told, after one repeat that is not counted. Wall and processor seconds: on a busy machine the wall
+says more of the neighbours. A network where either arm removed less than 90 % of what the other did is not compared.
+Writes results/speed.json and results/speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import torch
+from _zoo_build import build
+from _zoo_summary import machine
+from torch import nn
+
+MODELS = "vgg16_bn resnet18 resnet50 densenet121 mobilenet_v2 efficientnet_b0 convnext_tiny vit_b_16".split()
+RESULTS = Path(__file__).parent.parent / "results"
+ENOUGH = 0.9
+Timing = dict[str, float]
+
+
+def main() -> None:
+    """Time every model, print a row each, write both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows = []
+    for name in options.models:
+        rows.append(measure(name, options.size, options.repeats))
+        print(row_text(rows[-1]), flush=True)
+    options.out.parent.mkdir(exist_ok=True)
+    command = " ".join(["python benchmarks/speed.py", *sys.argv[1:]])
+    options.out.write_text(json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text(page(rows, command))
+
+
+def measure(name: str, size: int, repeats: int) -> dict[str, Any]:
+    """Both arms on one network, in turns."""
+    model, x = build({"name": f"torchvision:{name}", "kwargs": {}, "input": [1, 3, size, size]})
+    dense = sum(p.numel() for p in model.parameters())
+    arms: dict[str, Callable[[nn.Module, torch.Tensor], nn.Module]] = {
+        "ours": ours,
+        "torch-pruning": torch_pruning,
+        "ours, verified": ours_verified,
+    }
+    row: dict[str, Any] = {"model": name, "params": dense, "arms": {}}
+    times: dict[str, list[Timing]] = {arm: [] for arm in arms}
+    for repeat in range(repeats + 1):
+        for arm, run in arms.items():
+            given = copy.deepcopy(model)
+            small, timing = clocked(run, given, x)
+            if repeat:
+                times[arm].append(timing)
+            removed = 1 - sum(p.numel() for p in small.parameters()) / dense
+            row["arms"][arm] = {"removed": removed}
+    for arm, listed in times.items():
+        row["arms"][arm] |= {k: statistics.median(t[k] for t in listed) for k in ("wall_s", "cpu_s")}
+        row["arms"][arm]["all_wall_s"] = [round(t["wall_s"], 4) for t in listed]
+    a, b = row["arms"]["ours"]["removed"], row["arms"]["torch-pruning"]["removed"]
+    row["compared"] = min(a, b) >= ENOUGH * max(a, b)
+    return row
+
+
+def clocked(run: Callable[..., nn.Module], model: nn.Module, x: torch.Tensor) -> tuple[nn.Module, Timing]:
+    """run(model, x) and its seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    small = run(model, x)
+    return small, {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
+def ours(model: nn.Module, x: torch.Tensor, verify: bool = False) -> nn.Module:
+    """Without the numeric verification; the proof of the routing is always made."""
+    import torchbonsai as tb
+
+    magnitude = tb.criteria.Magnitude(p=2)
+    return tb.prune(model, x, budget=tb.Budget(channels=0.5), criterion=magnitude, scope="uniform", verify=verify).model
+
+
+def ours_verified(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    """The default call."""
+    return ours(model, x, verify=True)
+
+
+def torch_pruning(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    """Graph, groups, importance and prune; the classifier's outputs are left alone."""
+    import torch_pruning as tp
+
+    head = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    tp.pruner.BasePruner(model, x, importance=importance, pruning_ratio=0.5, ignored_layers=head).step()
+    return model
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """One line of the terminal."""
+    cells = [
+        f"{arm} {t['wall_s']:.3f} s ({t['cpu_s']:.3f} cpu, {t['removed']:.1%} gone)" for arm, t in row["arms"].items()
+    ]
+    return f"{row['model']:16}" + "  ".join(cells)
+
+
+def ratio(row: dict[str, Any], clock: str) -> float:
+    """How many times faster ours is."""
+    return row["arms"]["torch-pruning"][clock] / row["arms"]["ours"][clock]
+
+
+def page(rows: list[dict[str, Any]], command: str) -> str:
+    """The table, with its median."""
+    lines = [
+        "# Speed beside torch-pruning",
+        "",
+        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. {machine()}, 1 thread.",
+        "",
+        "Seconds, median; ours without numeric verification: trace, scores, plan, proof, surgery; theirs: graph, "
+        "groups, importance, prune. The last column is the default call, numeric verification included.",
+        "",
+        "| network | ours | theirs | times faster (wall) | (processor) | gone, ours | gone, theirs | default call |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        a, b, c = (row["arms"][k] for k in ("ours", "torch-pruning", "ours, verified"))
+        told = [f"{ratio(row, k):.2f}" if row["compared"] else "not compared" for k in ("wall_s", "cpu_s")]
+        lines.append(
+            f"| {row['model']} | {a['wall_s']:.3f} | {b['wall_s']:.3f} | {told[0]} | {told[1]} "
+            f"| {a['removed']:.1%} | {b['removed']:.1%} | {c['wall_s']:.3f} |"
+        )
+    compared = [r for r in rows if r["compared"]]
+    if compared:
+        middle = [statistics.median(ratio(r, k) for r in compared) for k in ("wall_s", "cpu_s")]
+        slower = [
+            r["model"] for r in compared if r["arms"]["ours"]["wall_s"] > r["arms"]["torch-pruning"]["wall_s"] + 0.02
+        ]
+        lines += [
+            "",
+            f"Median of {len(compared)}: {middle[0]:.2f} times faster by the wall, {middle[1]:.2f} by processor time; ",
+        ]
+        lines[-1] += f"slower by more than 20 ms: {', '.join(slower) or 'none'}."
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

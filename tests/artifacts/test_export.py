@@ -141,6 +141,22 @@ def test_a_file_that_differs_does_not_appear(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "model.pt2").read_text() == "older"
 
 
+def test_a_file_that_does_not_run_does_not_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(example: object) -> list[Tensor]:
+        raise RuntimeError("expected size 2")
+
+    monkeypatch.setitem(forms.WRITERS, "pt2", lambda program, path: fails)
+    with pytest.raises(ArtifactError, match=r"(?s)batch of 1.*expected size 2"):
+        export(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "out", ["pt2"])
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ArtifactError, match="written to"):
+        export(nn.Linear(4, 3), torch.zeros(1, 4), tmp_path / "file" / "out", ["pt2"])
+
+
 def test_both_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(program: torch.export.ExportedProgram, path: Path) -> forms.Runner:
         path.write_text("half")

@@ -24,12 +24,12 @@ class Baked(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.stem = nn.Conv2d(3, 10, 1), nn.Conv2d(10, 12, 3, padding=1)
-        self.left, self.right = nn.Conv2d(4, 6, 1), nn.Conv2d(8, 6, 1)
+        self.first, self.stem = nn.Conv2d(3, 10, 1), nn.Conv2d(10, 14, 3, padding=1)
+        self.left, self.right = nn.Conv2d(4, 6, 1), nn.Conv2d(10, 6, 1)
         self.head = nn.Linear(6 * 16, 4)
 
     def forward(self, x):
-        left, right = self.stem(self.first(x)).relu().split([4, 8], 1)
+        left, right = self.stem(self.first(x)).relu().split([4, 10], 1)
         return self.head((self.left(left) + self.right(right)).relu().view(-1, 6 * 16))
 
 

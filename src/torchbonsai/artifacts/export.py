@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchbonsai.artifacts.folder import writing
 from torchbonsai.artifacts.forms import WRITERS, Form, Runner, capture, need, tensors_of, with_plain_outputs
 from torchbonsai.artifacts.inputs import describe, random_example
 from torchbonsai.core.errors import ArtifactError, message
@@ -59,7 +60,8 @@ def export(
     copy = with_plain_outputs(copy_module(model, {}).eval().cpu())
     program = capture(copy, random_example(described, batch=_CAPTURED), _CAPTURED)
     expected = [_expected(copy, described, batch) for batch in BATCHES]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written = []
     with ExitStack() as files:  # all appear at the end, or none
         for form in forms:
@@ -104,7 +106,18 @@ def _expected(model: nn.Module, described: dict[str, Any], batch: int) -> list[T
 
 def _error(runner: Runner, described: dict[str, Any], batch: int, expected: list[Tensor]) -> float:
     """The largest difference over the largest entry, of all outputs; infinite where a shape differs."""
-    found = runner(random_example(described, batch=batch, seed=batch))
+    example = random_example(described, batch=batch, seed=batch)
+    try:
+        found = runner(example)
+    except Exception as error:
+        raise ArtifactError(
+            message(
+                f"the file must run on a batch of {batch}",
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was written",
+                "a size that the exporter took for a constant",
+                "write sizes as x.shape[0] or -1 in the forward, or export the other form",
+            )
+        ) from error
     if len(found) != len(expected):
         return float("inf")
     worst = 0.0
@@ -122,7 +135,8 @@ def _error(runner: Runner, described: dict[str, Any], batch: int, expected: list
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end; on an error `path` is as before."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    with writing(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -79,8 +79,6 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path) -> Runner:
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
     """Write the file; returns what runs it under ONNX Runtime on the CPU, read back from the file."""
-    import onnxruntime
-
     with _quiet():
         try:
             torch.onnx.export(program, f=path, dynamo=True, verbose=False, external_data=False)
@@ -93,9 +91,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
                     "export with --pt2, or write the op with others",
                 )
             ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = _session(path)
     names = [entry.name for entry in session.get_inputs()]
 
     def run(example: Example) -> list[Tensor]:
@@ -104,6 +100,24 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
         return [torch.from_numpy(array) for array in session.run(None, feed)]
 
     return run
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ArtifactError(
+            message(
+                "ONNX Runtime must be able to open the file",
+                f"{type(error).__name__}: {_first_lines(error)}; nothing was written",
+                "versions of torch, onnxscript and onnxruntime that do not belong together",
+                f"{INSTALL} --upgrade, or export with --pt2",
+            )
+        ) from error
 
 
 WRITERS: dict[Form, Callable[[torch.export.ExportedProgram, Path], Runner]] = {"pt2": write_pt2, "onnx": write_onnx}

@@ -96,7 +96,8 @@ def parse_shape(text: str) -> Shape:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1 or math.prod(shape) > 2**31:
-        raise _wrong("an input is given by its shape, batch first", repr(text), "write --input 1,3,224,224", "a typing error")
+        must, way_out = "an input is given by its shape, batch first", "write --input 1,3,224,224"
+        raise _wrong(must, repr(text), way_out, "a typing error")
     return shape
 
 

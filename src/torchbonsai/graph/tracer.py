@@ -25,6 +25,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
 _ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
+_BY_EFFECT = frozenset({"layout", "creation", "contraction", "per_channel", "normalising"})
 _CONSTANT_SIZE = 64
 
 
@@ -208,10 +209,10 @@ def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, .
 
 def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
     """The arguments that decide values. Sizes and positions are judged by their effect instead."""
+    if kind in _BY_EFFECT:
+        return tuple([a for a in (*args, *kwargs.values()) if type(a) is float])
     flat: list[Any] = []
-    _flatten(list(args) + list(kwargs.values()), flat)
-    if kind in ("layout", "creation", "contraction", "per_channel", "normalising"):
-        return tuple([a for a in flat if isinstance(a, float)])
+    _flatten([*args, *kwargs.values()], flat)
     return tuple(flat)
 
 

@@ -46,6 +46,7 @@ def compare(out: Path, *more: str) -> int:
         (["--source", "fashion-source-28"], "shape"),
         (["--epochs", "0"], "epochs"),
         (["--threads", "0"], "threads"),
+        (["--device", "toaster"], "the device must be one"),
         (["--limit-train", "100000"], "limit_train"),
         (["--lr", "1e30", "--starts", "untrained"], "finite"),
     ],
@@ -60,6 +61,16 @@ def test_bad_input_is_one_error_and_leaves_no_record(
     assert "Traceback" not in error
     assert list(tmp_path.glob("records/*")) == []
     assert not (tmp_path / "study.json").exists()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert compare(tmp_path / "taken" / below, "--starts", "untrained") == 2
+    error = capsys.readouterr().err
+    assert "must be a place that can be written to" in error
+    assert "Traceback" not in error
+    assert (tmp_path / "taken").read_text() == "a file"
 
 
 def test_a_missing_and_a_truncated_data_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

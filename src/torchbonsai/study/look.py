@@ -11,6 +11,7 @@ from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.study.arms import Material, Source
 from torchbonsai.study.config import SOURCES, CompareConfig
 from torchbonsai.study.methods import code_digest
+from torchbonsai.study.numerics import check_device
 from torchbonsai.study.stages.images import epoch_of, found
 from torchbonsai.study.stages.start import file_digest
 
@@ -20,6 +21,7 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
 
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
+    check_device(config.device)
     target, splits, places = found(DataConfig(config.data, config.data_dir, config.limit_train, config.val_size))
     model = ModelConfig(config.model, splits.in_shape, splits.classes)
     module = build(model, seed=0)

@@ -65,7 +65,9 @@ def compare_config(
 
     with _executor(config, Store(out / "stages")) as (store, executor):
         runs = equal_epochs(arms)
-        first = [s for r in runs for s in (r.measured, r.timed)] + [n.stage for n in arms.cuts]
+        # The uniform controls come first: they need no training, and not every model can be remade.
+        uniform = [n.stage for n in arms.cuts if n.arm.control == "uniform-new"]
+        first = [*uniform, *(s for r in runs for s in (r.measured, r.timed)), *(n.stage for n in arms.cuts)]
         run(first, store, executor, listener=listener, places=places)
         later = equal_compute(arms, finished)
         runs = [*runs, *later]

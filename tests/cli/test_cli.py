@@ -117,7 +117,12 @@ def test_a_checkpoint_start_counts_its_training_as_free(tmp_path: Path, capsys: 
     save_file(build(ModelConfig("bonsai_small", (1, 14, 14), 7), seed=0).state_dict(), path)
     arguments = ["--source", str(path), "--starts", "pretrained", "--fairness", "equal-epochs", "--json"]
     assert compare(tmp_path / "out", *arguments) == 0
-    records = json.loads(capsys.readouterr().out)["records"]
+    said = json.loads(capsys.readouterr().out)
+    records = said["records"]
+    assert said["data"]["pretrained_on"] == str(path)
+    assert "one multiply-add" in said["macs_convention"]
+    assert said["versions"]["torch"] == torch.__version__
+    assert said["hardware"]["device"] == records[0]["latency"]["device"]
     starts = {(r["arm"]["start"], r["arm"]["source_counted"]) for r in records}
     assert starts == {("pretrained", False), ("untrained", True)}
     assert all(r["spent"]["source"] == 0 for r in records)

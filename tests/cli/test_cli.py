@@ -77,6 +77,15 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "taken").read_text() == "a file"
 
 
+def test_a_refusal_of_the_file_system_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "records").write_text("a file where the records go")
+    assert compare(tmp_path, "--starts", "untrained", "--fairness", "equal-epochs") == 2
+    error = capsys.readouterr().err
+    assert "files must be readable and writable" in error
+    assert str(tmp_path / "records") in error
+    assert not (tmp_path / "study.json").exists()
+
+
 def test_a_missing_and_a_truncated_data_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, data = tmp_path / "out", tmp_path / "data"
     data.mkdir()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import prune
 
 from torchbonsai.core.errors import ConfigError, TraceError, message
@@ -68,6 +69,16 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             break
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
+    if lazy:
+        raise TraceError(
+            message(
+                "Every parameter must have a shape.",
+                f"lazy parameters that no forward has made yet: {lazy[:3]}",
+                "torch.nn.Lazy… modules before their first forward",
+                "call the model once on example_inputs, then prune it",
+            )
+        )
     quantised = [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
     if quantised:
         raise TraceError(

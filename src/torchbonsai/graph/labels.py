@@ -96,6 +96,8 @@ class LabelSpace:
         """Element by element, the atoms of `a` and `b` leave together."""
         if a is b or (id(a), id(b)) in self._seen:
             return
+        if a.shape != b.shape:
+            raise ValueError(f"labels of shape {a.shape} cannot meet labels of shape {b.shape}")
         self._seen.add((id(a), id(b)))
         self.edges.append((a, b))  # keeps both alive, so that their ids stay theirs
 

@@ -49,6 +49,7 @@ class Tracer(TorchDispatchMode):
         self.order: dict[str, int] = {}
         self.offset = 0
         self.current = ""
+        self.memory: dict[int, str] = {}
         self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     # ------------------------------------------------------------------ what rules may ask for
@@ -143,6 +144,7 @@ class Tracer(TorchDispatchMode):
         call.set_outputs.clear()
         call.moves.clear()
         call.record.consumed.clear()
+        call.record.denied = True
         call.deny(f"the rule of {call.name} failed ({type(error).__name__}: {error})")
 
     def finish(self, record: OpRecord) -> None:
@@ -154,16 +156,22 @@ class Tracer(TorchDispatchMode):
             if schema.alias_info is None or not schema.alias_info.is_write:
                 continue
             value = args[i] if i < len(args) else kwargs.get(schema.name)
-            leaf = getattr(value, "_bonsai", UNKNOWN).leaf if isinstance(value, torch.Tensor) else None
+            if not isinstance(value, torch.Tensor):
+                continue
+            leaf = getattr(value, "_bonsai", UNKNOWN).leaf or self._behind(value)
             if leaf in self.parameters:
                 raise TraceError(
                     message(
                         "A forward pass must not write into a parameter.",
-                        f"{func} writes into {leaf!r}: {self.source()}",
+                        f"{func} writes into {leaf!r}: {self.source(str(func))}",
                         "a weight that is normalised or masked in place",
                         "compute a new tensor from the parameter, or keep the changing values in a buffer",
                     )
                 )
+
+    def _behind(self, value: torch.Tensor) -> str | None:
+        """The parameter whose memory a tensor lies in, though the tensor is unknown (`weight.data`)."""
+        return self.memory.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
 
     # ------------------------------------------------------------------ where
     def module_of(self, leaf: str | None) -> str:

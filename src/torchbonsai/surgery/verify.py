@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import VerificationError, message
-from torchbonsai.graph.call import flat_tensors
+from torchbonsai.graph.call import flat_tensors, tensors_within
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
 from torchbonsai.graph.rules.per_channel import BATCH_NORMS
@@ -113,7 +113,7 @@ def _error(sites: GateSites, kept: Bools, large: nn.Module, tiny: nn.Module, exa
 
 def _difference(masked: Any, out: Any) -> float:
     worst = 0.0
-    for a, b in zip(flat_tensors(masked), flat_tensors(out), strict=True):
+    for a, b in zip(tensors_within(masked), tensors_within(out), strict=True):
         if a.shape != b.shape:
             return float("inf")
         if not a.is_floating_point() or not a.numel():

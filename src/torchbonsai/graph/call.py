@@ -60,6 +60,7 @@ class Call:
     record: OpRecord
     set_outputs: dict[int, Fields] = field(default_factory=dict)
     moves: dict[int, list[Move]] = field(default_factory=dict)
+    places: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ reading
     def arg(self, position: int, name: str, default: Any = None) -> Any:
@@ -318,6 +319,16 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, dict):
         return [t for v in value.values() for t in flat_tensors(v)]
     return []
+
+
+def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """`value` with every tensor in its tuples (named ones too), lists and dicts changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        members = [map_tensors(change, v) for v in value]
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    return {k: map_tensors(change, v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def tensors_within(value: Any, seen: set[int] | None = None) -> list[torch.Tensor]:

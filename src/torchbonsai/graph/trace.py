@@ -10,10 +10,19 @@ from torch import nn
 
 from torchbonsai.core.errors import TraceError, message
 from torchbonsai.graph.build import build
-from torchbonsai.graph.call import tensors_within
+from torchbonsai.graph.call import map_tensors, tensors_within
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed, unwrap
+from torchbonsai.graph.forward import (
+    Example,
+    alias_copy,
+    as_examples,
+    cropped,
+    doubled,
+    draw_alike,
+    undisturbed,
+    unwrap,
+)
 from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
@@ -167,6 +176,8 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
     for tensor in returned:
         for f in getattr(tensor, "_bonsai", Shadow()).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
+        for labels in getattr(tensor, "_bonsai", Shadow()).places:
+            tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))
     return None
 
 
@@ -184,15 +195,12 @@ def _returns_nothing(out: Any) -> TraceError:
 def forward(model: nn.Module, example: Example, mode: Any) -> Any:
     """model(*args, **kwargs) under a dispatch mode, on tensors of its own that depend on the input."""
 
-    def own(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            mine = value.detach().clone()
-            mine._bonsai = Shadow((), True)  # type: ignore[attr-defined]
-            return mine
-        if isinstance(value, list | tuple):
-            return type(value)(own(v) for v in value)
-        return {k: own(v) for k, v in value.items()} if isinstance(value, dict) else value
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        mine = tensor.detach().clone()
+        mine._bonsai = Shadow((), True)  # type: ignore[attr-defined]
+        return mine
 
-    args, kwargs = own(list(example[0])), own(example[1])
+    args, kwargs = map_tensors(own, example)
+    draw_alike()
     with mode:
         return model(*args, **kwargs)

@@ -62,3 +62,25 @@ def test_state_that_hides_tensors_in_a_list_is_refused(pictures):
     result = tb.prune(model, pictures, budget=tb.Budget(channels=0.5))
     with pytest.raises(PlanError, match="list of tensors"):
         result.plan.transfer(optimizer, result.model)
+
+
+class Counting(nn.Module):
+    """Writes buffers and attributes in every forward, in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+        self.register_buffer("seen", torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += 1
+        return self.body(x)
+
+
+def test_scoring_with_data_leaves_the_given_model_as_it_was(pictures):
+    model = Counting()
+    batches = [(pictures, torch.zeros(2))]
+    tb.prune(model, pictures, budget=tb.Budget(channels=0.5), criterion=tb.criteria.APoZ(), batches=batches)
+    assert (model.calls, model.seen.item()) == (0, 0)

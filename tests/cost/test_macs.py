@@ -1,5 +1,7 @@
 """Exact MACs and parameters, against numbers worked out by hand and against torch's own counter."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -78,5 +80,5 @@ def test_a_big_graph_counts_as_a_plain_loop_does():
     model = CostModel(ChannelGraph(groups, (), shapes, axes, frozenset(shapes), products))
     kept = np.random.default_rng(0).random(20_000) < 0.5
     widths = kept.reshape(500, 40).sum(1)
-    pairs = sum(int(a) * int(b) for a, b in zip(widths, widths[1:], strict=False))
+    pairs = sum(int(a) * int(b) for a, b in pairwise(widths))
     assert model.of(kept).macs == model.of(kept).params == 9 * pairs

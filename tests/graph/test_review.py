@@ -90,7 +90,7 @@ HALF = tb.Budget(channels=0.5)
 @pytest.mark.parametrize(
     "op",
     [
-        lambda s, x: x * torch.full_like(x[:, :1], x.shape[1]),
+        lambda s, x: x * torch.full_like(x, x.shape[1]),
         lambda s, x: x * x.new_full((2, 1, 8, 8), x.shape[1]),
         lambda s, x: x / torch.tensor(x.shape[1]),
         lambda s, x: x / torch.sqrt(torch.tensor(float(x.shape[1]))),

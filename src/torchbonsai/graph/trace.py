@@ -27,7 +27,7 @@ from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
-_HEAVY_MACS = 200_000_000
+_HEAVY_MACS = 1_000_000_000
 _CROPS = (64, 128)
 
 

@@ -25,6 +25,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
 _ALWAYS = frozenset({"contraction", "creation", "recurrent", "user", "aten.expand.default"})
+_BY_EFFECT = frozenset({"layout", "contraction", "per_channel", "normalising"})
 _CONSTANT_SIZE = 64
 
 
@@ -223,10 +224,10 @@ def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
     """The arguments that decide values. Sizes and positions are judged by their effect instead."""
     if kind == "creation":  # the value of a fill; its size is a list
         return tuple([a for a in (*args, *kwargs.values()) if isinstance(a, int | float)])
+    if kind in _BY_EFFECT:
+        return tuple([a for a in (*args, *kwargs.values()) if type(a) is float])
     flat: list[Any] = []
-    _flatten(list(args) + list(kwargs.values()), flat)
-    if kind in ("layout", "contraction", "per_channel", "normalising"):
-        return tuple([a for a in flat if isinstance(a, float)])
+    _flatten([*args, *kwargs.values()], flat)
     return tuple(flat)
 
 

@@ -128,11 +128,11 @@ def prune(
         graph = restrict(observe(model, example_inputs), model, ignore, only)
         settler = Settler(model, example_inputs, graph)
         known = None
+        scored = alias_copy(model)  # its forward may write into buffers and attributes
         if criterion.needs & NEEDS_DATA:
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         for _ in range(_MOST_ROUNDS):
-            scored = alias_copy(model) if criterion.needs & NEEDS_DATA else model  # a forward may write buffers
             context = ScoringContext(graph, scored, known, loss)
             scores = context.resolve(criterion)
             if budget.zeros:

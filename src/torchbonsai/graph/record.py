@@ -32,7 +32,7 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
-    moves: per output and field, where each element came from (layout ops only)."""
+    moves: per output and field, where each element came from (layout ops only). denied: its rule raised."""
 
     name: str
     kind: str = ""
@@ -42,6 +42,7 @@ class OpRecord:
     scalars: tuple[Any, ...] = ()
     values: Any = None
     moves: tuple[tuple[Move, ...], ...] = ()
+    denied: bool = False
     variant: str = ""
     fresh: list[Ints] = field(default_factory=list)
     consumed: list[Consumption] = field(default_factory=list)

@@ -24,8 +24,8 @@ load()
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
-_ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
-_BY_EFFECT = frozenset({"layout", "creation", "contraction", "per_channel", "normalising"})
+_ALWAYS = frozenset({"contraction", "creation", "recurrent", "user", "aten.expand.default"})
+_BY_EFFECT = frozenset({"layout", "contraction", "per_channel", "normalising"})
 _CONSTANT_SIZE = 64
 
 
@@ -50,6 +50,7 @@ class Tracer(TorchDispatchMode):
         self.order: dict[str, int] = {}
         self.offset = 0
         self.current = ""
+        self.memory: dict[int, str] = {}
         self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     # ------------------------------------------------------------------ what rules may ask for
@@ -101,12 +102,15 @@ class Tracer(TorchDispatchMode):
     def _observe(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], out: Any, mutable: bool) -> None:
         shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
         kind, rule = registry.lookup(func)
+        foreign = _values([t for t in tensors if not hasattr(t, "_bonsai")])  # made out of sight, of a width perhaps
         record = OpRecord(str(func), kind, shadows)
         self.current = record.name
         call = Call(self, func, record.name, args, kwargs, out, tensors, record)
+        for labels in (ls for s in shadows for ls in s.places):
+            self.freeze(labels, f"{record.name} uses positions of channels as values")
         if rule is None:
             call.deny()
-        elif kind in _ALWAYS or any(s.fields for s in shadows):
+        elif kind in _ALWAYS or record.name in _ALWAYS or any(s.fields for s in shadows):
             try:
                 rule(call)
             except Exception as error:  # noqa: BLE001 - freezing is sound, whatever a rule stumbled over
@@ -114,8 +118,10 @@ class Tracer(TorchDispatchMode):
         outs = call.outputs
         self._note_outputs(call, outs, shadows, mutable)
         record.scalars = _scalars(kind, args, kwargs)
-        if (not tensors or kind == "constant") and not _arbitrary(func):
+        if kind != "creation" and (not tensors or kind == "constant") and not _arbitrary(func):
             record.values = _values(outs)
+        elif foreign:
+            record.values = foreign
         self.finish(record)
 
     def _note_outputs(self, call: Call, outs: list[torch.Tensor], shadows: tuple[Shadow, ...], mutable: bool) -> None:
@@ -127,7 +133,7 @@ class Tracer(TorchDispatchMode):
         for t in outs:
             mine = call.set_outputs.get(id(t), ())
             fields.append(mine)
-            t._bonsai = Shadow(mine, dynamic, leaf, origins)  # type: ignore[attr-defined]
+            t._bonsai = Shadow(mine, dynamic, leaf, origins, call.places.get(id(t), ()))  # type: ignore[attr-defined]
             if mutable and dynamic and t._is_view() and t._base is not None:
                 below = getattr(t._base, "_bonsai", UNKNOWN)
                 t._base._bonsai = below._replace(dynamic=True, leaf=None)  # type: ignore[attr-defined]
@@ -144,6 +150,7 @@ class Tracer(TorchDispatchMode):
         call.set_outputs.clear()
         call.moves.clear()
         call.record.consumed.clear()
+        call.record.denied = True
         call.deny(f"the rule of {call.name} failed ({type(error).__name__}: {error})")
 
     def finish(self, record: OpRecord) -> None:
@@ -155,16 +162,22 @@ class Tracer(TorchDispatchMode):
             if schema.alias_info is None or not schema.alias_info.is_write:
                 continue
             value = args[i] if i < len(args) else kwargs.get(schema.name)
-            leaf = getattr(value, "_bonsai", UNKNOWN).leaf if isinstance(value, torch.Tensor) else None
+            if not isinstance(value, torch.Tensor):
+                continue
+            leaf = getattr(value, "_bonsai", UNKNOWN).leaf or self._behind(value)
             if leaf in self.parameters:
                 raise TraceError(
                     message(
                         "A forward pass must not write into a parameter.",
-                        f"{func} writes into {leaf!r}: {self.source()}",
+                        f"{func} writes into {leaf!r}: {self.source(str(func))}",
                         "a weight that is normalised or masked in place",
                         "compute a new tensor from the parameter, or keep the changing values in a buffer",
                     )
                 )
+
+    def _behind(self, value: torch.Tensor) -> str | None:
+        """The parameter whose memory a tensor lies in, though the tensor is unknown (`weight.data`)."""
+        return self.memory.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
 
     # ------------------------------------------------------------------ where
     def module_of(self, leaf: str | None) -> str:
@@ -209,6 +222,8 @@ def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, .
 
 def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
     """The arguments that decide values. Sizes and positions are judged by their effect instead."""
+    if kind == "creation":  # the value of a fill; its size is a list
+        return tuple([a for a in (*args, *kwargs.values()) if isinstance(a, int | float)])
     if kind in _BY_EFFECT:
         return tuple([a for a in (*args, *kwargs.values()) if type(a) is float])
     flat: list[Any] = []

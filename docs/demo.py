@@ -12,9 +12,10 @@ TABLE = "16x · equal-epochs"
 
 
 def cuts(lines: list[str]) -> list[str]:
-    """The lines of the four cuts."""
+    """The lines of the four cuts, with those that say what is frozen."""
     found = [n for n, line in enumerate(lines) if " params " in line and "fewer MACs" in line]
-    return lines[found[0] : found[-1] + 1]
+    stop = next(n for n, line in enumerate(lines) if n > found[-1] and not line.startswith(" "))  # what is frozen
+    return lines[found[0] : stop]
 
 
 def table(lines: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torchbonsai.graph.channel_graph import Ints, Source
 from torchbonsai.graph.labels import Event, LabelSpace, Solution
@@ -16,7 +16,7 @@ class Evidence:
 
     proofs: the logs that a cut is proved against, which may be of a crop of the picture.
 
-    blocks: (training, op number) of the ops at which whole blocks leave. unproved_modes: why a mode has no log.
+    blocks: (training, op number) of the ops at which whole blocks leave.
     """
 
     space: LabelSpace
@@ -31,7 +31,6 @@ class Evidence:
     solution: Solution
     notes: tuple[str, ...] = ()
     blocks: frozenset[tuple[bool, int]] = frozenset()
-    edits: tuple[object, ...] = field(default=())
 
     def amended(
         self, equal: Iterable[tuple[Ints, Ints]] = (), frozen: Iterable[tuple[Ints, str, Source | None]] = ()

@@ -237,16 +237,11 @@ class Call:
         members: list[Item],
         operands: Sequence[tuple[torch.Tensor, Letters]],
     ) -> Fields:
-        """The labels end here. Where other letters remain, position j leaves in every block, or whole blocks do."""
+        """The labels end here. Where other letters remain, position j leaves in every block."""
         self._note_consumption(members, operands)
         rest = tuple(x for x in letters if x not in eaten)
         if not rest:
             return ()
-        first = tuple(slice(0, 1) if x in eaten else slice(None) for x in letters)
-        if self.tracer.keeps_blocks(self.record):
-            whole = base[first]
-            self.unify(base, np.broadcast_to(whole, base.shape))
-            return (Field(rest, whole.reshape([n for n, x in zip(base.shape, letters, strict=True) if x in rest])),)
         row = base[tuple(slice(None) if x in eaten else slice(0, 1) for x in letters)]
         self.unify(base, np.broadcast_to(row, base.shape))
         return ()

@@ -16,7 +16,6 @@ class Evidence:
 
     proofs: the logs that a cut is proved against, which may be of a crop of the picture.
 
-    blocks: (training, op number) of the ops at which whole blocks leave.
     """
 
     space: LabelSpace
@@ -30,7 +29,6 @@ class Evidence:
     order: Mapping[str, int]
     solution: Solution
     notes: tuple[str, ...] = ()
-    blocks: frozenset[tuple[bool, int]] = frozenset()
 
     def amended(
         self, equal: Iterable[tuple[Ints, Ints]] = (), frozen: Iterable[tuple[Ints, str, Source | None]] = ()

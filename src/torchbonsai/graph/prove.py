@@ -111,7 +111,7 @@ class Prover(Tracer):
     """A tracer that checks against a reference log as it goes and stops at the first difference."""
 
     def __init__(self, evidence: Evidence, log: Log, keep: Bools, names: dict[int, str], proof: Proof) -> None:
-        super().__init__(LabelSpace(), Log(log.training), names, evidence.parameters, evidence.blocks)
+        super().__init__(LabelSpace(), Log(log.training), names, evidence.parameters)
         self.reference, self.keep, self.solution, self.proof = log, keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
         self._restricted: dict[int, Ints] = {}

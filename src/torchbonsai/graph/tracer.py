@@ -42,10 +42,9 @@ class Tracer(TorchDispatchMode):
         log: Log,
         names: Mapping[int, str],
         parameters: frozenset[str],
-        blocks: frozenset[tuple[bool, int]] = frozenset(),
     ) -> None:
         super().__init__()
-        self.space, self.log, self.names, self.parameters, self.blocks = space, log, names, parameters, blocks
+        self.space, self.log, self.names, self.parameters = space, log, names, parameters
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.offset = 0
@@ -72,10 +71,6 @@ class Tracer(TorchDispatchMode):
 
     def role(self, owner: tuple[str, int], role: str) -> None:
         self.roles.setdefault(owner, set()).add(role)
-
-    def keeps_blocks(self, record: OpRecord) -> bool:
-        """Do whole blocks leave at this op, rather than the same position of every block?"""
-        return bool(self.blocks) and (self.log.training, len(self.log.records)) in self.blocks
 
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         """The axes of the fields of an output of the current op, where another pass has fixed them."""

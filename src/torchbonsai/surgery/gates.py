@@ -88,7 +88,7 @@ def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> Ga
     for name, tensor in named_tensors(copy):
         if name in evidence.labels:
             shadow_tensor(tensor, name, dict(evidence.labels[name]))
-    tracer = Tracer(space, Log(False), module_names(copy), evidence.parameters, evidence.blocks)
+    tracer = Tracer(space, Log(False), module_names(copy), evidence.parameters)
     forward(copy, example, tracer)
     return gate_sites(graph, tracer.log, space.solve())
 

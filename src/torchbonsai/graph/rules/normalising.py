@@ -49,9 +49,6 @@ def _tie_groups(call: Call, labels: np.ndarray, groups: int) -> None:
     rows = labels.reshape(groups, -1)
     if call.variant("alone" if rows.shape[1] == 1 else "grouped") == "alone":
         return  # one channel a group: every channel is normalised alone
-    if call.tracer.keeps_blocks(call.record):
-        call.unify(rows, np.broadcast_to(rows[:, :1], rows.shape))
-        return
     call.unify(rows, np.broadcast_to(rows[:1], rows.shape))
     call.inexact(labels, "GroupNorm takes its statistics over channels")
 

@@ -30,6 +30,11 @@ class Evidence:
     blocks: frozenset[tuple[bool, int]] = frozenset()
     edits: tuple[object, ...] = field(default=())
 
+    @property
+    def hollow(self) -> bool:
+        """Were activations without values in the passes?"""
+        return any(log.hollow for log in self.logs)
+
     def amended(
         self, equal: Iterable[tuple[Ints, Ints]] = (), frozen: Iterable[tuple[Ints, str, Source | None]] = ()
     ) -> Evidence:

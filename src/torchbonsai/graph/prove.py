@@ -64,20 +64,30 @@ def raw_keep(graph: ChannelGraph, kept: Bools) -> Bools:
     return stays[component]
 
 
-def prove(graph: ChannelGraph, kept: Bools, small: nn.Module, example_inputs: Any) -> Proof:
-    """Run `small` in every mode that was traced, and compare; `small` itself is not touched."""
+def prove(
+    graph: ChannelGraph,
+    kept: Bools,
+    small: nn.Module,
+    example_inputs: Any,
+    modes: tuple[bool, ...] = (False, True),
+    hollow: bool = True,
+) -> Proof:
+    """Run `small` in every mode that was traced, and compare; `small` itself is not touched.
+
+    modes: of training. hollow: train passes may go without values where the large one did; eval passes never do.
+    """
     evidence: Evidence = graph.evidence
     keep = raw_keep(graph, kept)
     examples = as_examples(example_inputs)
     copy = alias_copy(small)
     proof = Proof()
     with undisturbed(small):
-        for training in (False, True):
+        for training in modes:
             logs = [log for log in evidence.logs if log.training is training]
             copy.train(training)
             for log in logs:
                 _label(copy, evidence, keep)
-                prover = Prover(evidence, log, keep, module_names(copy), proof)
+                prover = Prover(evidence, log, keep, module_names(copy), proof, hollow and training and log.hollow)
                 example = examples[log.example]
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
@@ -110,8 +120,11 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
 class Prover(Tracer):
     """A tracer that checks against a reference log as it goes and stops at the first difference."""
 
-    def __init__(self, evidence: Evidence, log: Log, keep: Bools, names: dict[int, str], proof: Proof) -> None:
-        super().__init__(LabelSpace(), Log(log.training), names, evidence.parameters, evidence.blocks)
+    def __init__(
+        self, evidence: Evidence, log: Log, keep: Bools, names: dict[int, str], proof: Proof, hollow: bool = False
+    ) -> None:
+        mine = Log(log.training, hollow=hollow)
+        super().__init__(LabelSpace(), mine, names, evidence.parameters, evidence.blocks)
         self.reference, self.keep, self.solution, self.proof = log, keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
         self._restricted: dict[int, Ints] = {}

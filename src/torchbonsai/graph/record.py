@@ -51,9 +51,13 @@ class OpRecord:
 
 @dataclass(eq=False)
 class Log:
-    """One forward pass in one mode on one example, number `example`; doubled: on its batch repeated once."""
+    """One forward pass in one mode on one example, number `example`.
+
+    doubled: on its batch repeated once. hollow: activations had sizes, but no values (see graph/hollow.py).
+    """
 
     training: bool
     records: list[OpRecord] = field(default_factory=list)
     example: int = 0
     doubled: bool = False
+    hollow: bool = False

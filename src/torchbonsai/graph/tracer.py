@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import TraceError, message
+from torchbonsai.graph import hollow
 from torchbonsai.graph.call import UNKNOWN, Call, flat_tensors
 from torchbonsai.graph.channel_graph import Ints, Source
 from torchbonsai.graph.labels import Event, Fields, LabelSpace, Shadow
@@ -93,12 +94,25 @@ class Tracer(TorchDispatchMode):
         if mutable:
             self._refuse_writes(func, args, kwargs)
             self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
-        out = func(*args, **kwargs)
-        self._observe(func, args, kwargs, tensors, out, mutable)
+        shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
+        out = None
+        if self.log.hollow and any(s.dynamic for s in shadows):
+            out = hollow.answer(func, args, kwargs)
+        if out is None:
+            out = func(*args, **kwargs)
+        self._observe(func, args, kwargs, tensors, shadows, out, mutable)
         return out
 
-    def _observe(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], out: Any, mutable: bool) -> None:
-        shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
+    def _observe(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        tensors: list[torch.Tensor],
+        shadows: tuple[Shadow, ...],
+        out: Any,
+        mutable: bool,
+    ) -> None:
         kind, rule = registry.lookup(func)
         record = OpRecord(str(func), kind, shadows)
         self.current = record.name

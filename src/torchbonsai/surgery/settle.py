@@ -6,7 +6,7 @@ graph, and the selection has to be made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice, permutations
 from typing import Any
@@ -44,11 +44,17 @@ class Settled:
 
 @dataclass
 class Settler:
-    """Remembers, across selections of one model, what was tried at each op that failed."""
+    """Remembers, across selections of one model, what was tried at each op that failed.
+
+    retrace: makes the graph anew from passes on real values, `observe` where nothing is given. Repairs are tried against hollow passes, too; before the
+    graph changes, the large network is run for real in the mode concerned, and must agree with its hollow pass.
+    """
 
     model: nn.Module
     example_inputs: Any
     base: ChannelGraph
+    retrace: Callable[[], ChannelGraph] | None = None
+    real: set[bool] = field(default_factory=set)
     tried: dict[tuple[bool, int], int] = field(default_factory=dict)
     froze: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
@@ -74,6 +80,9 @@ class Settler:
                 return Settled(graph, _with_inexact(plan, proof.inexact), small)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
             if repaired is None:
+                if not self._real(graph, proof.failure.log):
+                    self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
+                    return Settled(self.base)
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
         return Settled(self._amend(graph, kept, proof.failure)) if proof.failure else Settled(graph, plan, small)
@@ -94,6 +103,15 @@ class Settler:
                     set_attribute(small, edit)
                 return better, small, proof
         return None
+
+    def _real(self, graph: ChannelGraph, log: Log) -> bool:
+        """Does the large network, run for real, agree with what its hollow pass showed?"""
+        if log.hollow and log.training not in self.real:
+            whole = np.ones(graph.n_atoms, dtype=bool)
+            if prove(graph, whole, self.model, self.example_inputs, (log.training,), hollow=False).failure is not None:
+                return False
+            self.real.add(log.training)
+        return True
 
     # ------------------------------------------------------------------ the graph changes
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:

@@ -143,9 +143,9 @@ def runs(dense: nn.Module, small: nn.Module, x: torch.Tensor) -> dict[str, Any]:
 
 def twin(model: nn.Module, result: Any, x: torch.Tensor) -> float | None:
     """The relative error against the twin that knows no graph, float64; None where it cannot be told of this cut."""
-    from torchbonsai.surgery.gates import GateSites
+    from torchbonsai.surgery.gates import gate_sites
 
-    if result.plan.inexact or GateSites(result.graph).activations:
+    if result.plan.inexact or gate_sites(result.graph).activations:
         return None
     try:
         masked, small = copy.deepcopy(model).double().eval(), copy.deepcopy(result.model).double().eval()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchbonsai.artifacts.forms import WRITERS, Form, Runner, capture, need, tensors_of
+from torchbonsai.artifacts.folder import writing
+from torchbonsai.artifacts.forms import WRITERS, Form, Runner, capture, need, tensors_of, with_plain_outputs
 from torchbonsai.artifacts.inputs import describe, random_example
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.graph.forward import copy_module
@@ -48,17 +49,19 @@ def export(
 
     example_inputs: as for `tb.prune`; only shapes and dtypes matter. Each file is read back and compared with the
     module on random inputs of batches 1 and 3 (.pt2 by torch.export.load, ONNX under ONNX Runtime), and appears only
-    if no output differs by more than 1e-4 of its largest entry. The model is left as found.
+    if no output differs by more than 1e-4 of its largest entry. Outputs of a
+    class of its own become dicts or tuples. The model is left as found.
 
     Raises ArtifactError for a missing package, a forward that cannot be captured, and a file that differs.
     """
     for form in forms:
         need(form)
     folder, described = Path(folder), describe(example_inputs)
-    copy = copy_module(model, {}).eval().cpu()
+    copy = with_plain_outputs(copy_module(model, {}).eval().cpu())
     program = capture(copy, random_example(described, batch=_CAPTURED), _CAPTURED)
     expected = [_expected(copy, described, batch) for batch in BATCHES]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written = []
     with ExitStack() as files:  # all appear at the end, or none
         for form in forms:
@@ -88,11 +91,12 @@ def _expected(model: nn.Module, described: dict[str, Any], batch: int) -> list[T
     args, kwargs = random_example(described, batch=batch, seed=batch)
     with torch.no_grad():
         outputs = tensors_of(model(*args, **kwargs))
-    if not all(bool(torch.isfinite(o).all()) for o in outputs if o.is_floating_point()):
+    finite = all(bool(torch.isfinite(o).all()) for o in outputs if o.is_floating_point())
+    if not outputs or not finite:
         raise ArtifactError(
             message(
-                "the module's outputs on random inputs must be finite, so that the file can be checked",
-                f"NaN or infinity at batch {batch}",
+                "the module's outputs on random inputs must be finite tensors, so that the file can be checked",
+                f"NaN or infinity at batch {batch}" if outputs else "no tensor",
                 "weights that diverged, or random weights in a deep network without statistics",
                 "train the network first",
             )
@@ -102,7 +106,18 @@ def _expected(model: nn.Module, described: dict[str, Any], batch: int) -> list[T
 
 def _error(runner: Runner, described: dict[str, Any], batch: int, expected: list[Tensor]) -> float:
     """The largest difference over the largest entry, of all outputs; infinite where a shape differs."""
-    found = runner(random_example(described, batch=batch, seed=batch))
+    example = random_example(described, batch=batch, seed=batch)
+    try:
+        found = runner(example)
+    except Exception as error:
+        raise ArtifactError(
+            message(
+                f"the file must run on a batch of {batch}",
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was written",
+                "a size that the exporter took for a constant",
+                "write sizes as x.shape[0] or -1 in the forward, or export the other form",
+            )
+        ) from error
     if len(found) != len(expected):
         return float("inf")
     worst = 0.0
@@ -120,7 +135,8 @@ def _error(runner: Runner, described: dict[str, Any], batch: int, expected: list
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end; on an error `path` is as before."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    with writing(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

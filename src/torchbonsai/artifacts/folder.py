@@ -34,8 +34,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 "choose another folder",
             )
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -43,6 +44,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The operating system's refusal to write at `path` becomes an ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            message(
+                f"{str(path)!r} must be a place that can be written to",
+                f"{type(error).__name__}: {error.strerror or error}",
+                "a folder of somebody else's, a file where a folder is needed, or a full disk",
+                "choose another folder",
+            )
+        ) from error
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +51,8 @@ def capture(model: nn.Module, example: Example, batch: int) -> torch.export.Expo
             shapes[tensor] = {0: axis}
     with _quiet(), torch.no_grad():
         try:
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            # PyTorch takes a ShapesCollection here, as its documentation says; its annotation leaves it out.
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)  # type: ignore[arg-type]
         except Exception as error:
             raise ArtifactError(
                 message(
@@ -76,8 +79,6 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path) -> Runner:
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
     """Write the file; returns what runs it under ONNX Runtime on the CPU, read back from the file."""
-    import onnxruntime
-
     with _quiet():
         try:
             torch.onnx.export(program, f=path, dynamo=True, verbose=False, external_data=False)
@@ -90,9 +91,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
                     "export with --pt2, or write the op with others",
                 )
             ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = _session(path)
     names = [entry.name for entry in session.get_inputs()]
 
     def run(example: Example) -> list[Tensor]:
@@ -103,12 +102,57 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
     return run
 
 
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ArtifactError(
+            message(
+                "ONNX Runtime must be able to open the file",
+                f"{type(error).__name__}: {_first_lines(error)}; nothing was written",
+                "versions of torch, onnxscript and onnxruntime that do not belong together",
+                f"{INSTALL} --upgrade, or export with --pt2",
+            )
+        ) from error
+
+
 WRITERS: dict[Form, Callable[[torch.export.ExportedProgram, Path], Runner]] = {"pt2": write_pt2, "onnx": write_onnx}
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:
     """The tensors among a forward's outputs, in the order in which both forms list them."""
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(plain(outputs)) if isinstance(leaf, Tensor)]
+
+
+def plain(outputs: Any) -> Any:
+    """Outputs as tuples, lists and dicts: a class of the library's or the user's own is one that a reader lacks."""
+    if isinstance(outputs, tuple | list):
+        return (tuple if isinstance(outputs, tuple) else list)(plain(o) for o in outputs)
+    if isinstance(outputs, Mapping):
+        return {key: plain(value) for key, value in outputs.items()}
+    if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        return {field.name: plain(getattr(outputs, field.name)) for field in dataclasses.fields(outputs)}
+    return outputs
+
+
+def with_plain_outputs(model: nn.Module) -> nn.Module:
+    """`model` in a module whose forward has the same arguments and gives `plain` outputs."""
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return plain(self.model(*args, **kwargs))
+
+    # The files name their inputs after the arguments.
+    Plain.forward.__signature__ = inspect.signature(type(model).forward)  # type: ignore[attr-defined]
+    return Plain().train(model.training)
 
 
 @contextmanager

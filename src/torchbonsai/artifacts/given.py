@@ -26,6 +26,7 @@ from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.training.checkpoint import load_weights
 
 Shape = tuple[int, ...]
+_SILENT = "a factory without in_shape=(channels, height, width), or a network saved without inputs="
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,8 @@ def parse_shape(text: str) -> Shape:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1 or math.prod(shape) > 2**31:
-        raise _wrong("an input is given by its shape, batch first", repr(text), "write --input 1,3,224,224")
+        must, way_out = "an input is given by its shape, batch first", "write --input 1,3,224,224"
+        raise _wrong(must, repr(text), way_out, "a typing error")
     return shape
 
 
@@ -158,7 +160,7 @@ def _shape_of(config: ModelConfig, model: nn.Module, name: str) -> Shape:
     shape = built_shape(config.name, model)
     if shape is None:
         must = f"the size of the inputs of {name!r} must be known"
-        raise _wrong(must, "nothing that says it", "give it, batch first: --input 1,3,224,224")
+        raise _wrong(must, "nothing that says it", "give it, batch first: --input 1,3,224,224", _SILENT)
     return shape
 
 
@@ -168,5 +170,5 @@ def _random(shapes: list[Shape], seed: int) -> Any:
     return made[0] if len(made) == 1 else made
 
 
-def _wrong(must: str, got: str, way_out: str) -> ConfigError:
-    return ConfigError(message(must, got, "a setting of another kind of model", way_out))
+def _wrong(must: str, got: str, way_out: str, cause: str = "a setting of another kind of model") -> ConfigError:
+    return ConfigError(message(must, got, cause, way_out))

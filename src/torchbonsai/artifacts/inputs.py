@@ -44,7 +44,9 @@ def as_inputs(example: Example) -> Any:
     args, kwargs = example
     if args and kwargs:
         raise _unplain("positional and keyword inputs at once")
-    return kwargs if kwargs else args
+    if kwargs:
+        return kwargs
+    return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
 
 
 def _described(value: Any) -> Any:

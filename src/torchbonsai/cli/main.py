@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,9 @@ def _guarded(command: ModuleType, name: str, arguments: Sequence[str]) -> int:
     except PruningError as error:
         print(f"bonsai {name}: {error}", file=sys.stderr)
         return WRONG
+    except BrokenPipeError:  # the reader of a pipe has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         again = shlex.join(["bonsai", name, *arguments])
         print(f"\ninterrupted. What is done is kept; to go on:\n  {again}", file=sys.stderr)

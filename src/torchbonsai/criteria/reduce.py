@@ -20,29 +20,27 @@ def totals(graph: ChannelGraph, elementwise: Elementwise, role: Role) -> dict[st
     A tied tensor counts once, whatever names it has. Raises PruningError for a group without a slice of that role.
     """
 
-    def summed(binding: Binding) -> Tensor:
-        return per_position(elementwise(binding.name), binding.axis)
+    def summed(name: str, axis: int) -> Tensor:
+        return per_position(elementwise(name), axis)
 
     return {group.name: _total(graph, group, summed, role) for group in graph.groups}
 
 
 def norms(graph: ChannelGraph, tensor: Elementwise, role: Role, p: float) -> dict[str, Tensor]:
-    """{group: (n atoms,) float64}: the p-norm over all weights in an atom's slices of one role, taken together.
-
-    A slice's own norm is taken in the weight's precision (float32 at least), which is many times faster and as exact as
-    the weight is; slices are put together in float64.
-    """
-    sums = {g.name: _total(graph, g, lambda b: _powers(tensor(b.name), b.axis, p), role) for g in graph.groups}
-    return {name: values.pow(1 / p) for name, values in sums.items()}
+    """{group: (n atoms,) float64}: the p-norm over all weights in an atom's slices of one role, taken together."""
+    return {
+        g.name: _total(graph, g, lambda name, axis: _powers(tensor(name), axis, p), role).pow(1 / p)
+        for g in graph.groups
+    }
 
 
 def _powers(values: Tensor, axis: int, p: float) -> Tensor:
-    """(size of the axis,) float64: for each position the sum of |value|^p over all other axes."""
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    if values.ndim == 1:
-        return values.double().abs().pow(p)
+    """(size of the axis,) float64: sums of |values|^p over all other axes, in one pass."""
     others = [a for a in range(values.ndim) if a != axis]
-    return torch.linalg.vector_norm(values, p, dim=others, dtype=dtype).double().pow(p)
+    double = torch.float64
+    return (
+        torch.linalg.vector_norm(values, p, others, dtype=double).pow(p) if others else values.abs().to(double).pow(p)
+    )
 
 
 def per_position(values: Tensor, axis: int) -> Tensor:
@@ -50,13 +48,13 @@ def per_position(values: Tensor, axis: int) -> Tensor:
     return values.double().movedim(axis, 0).flatten(1).sum(1) if values.ndim > 1 else values.double()
 
 
-def _total(graph: ChannelGraph, group: ChannelGroup, summed: Callable[[Binding], Tensor], role: Role) -> Tensor:
+def _total(graph: ChannelGraph, group: ChannelGroup, summed: Callable[[str, int], Tensor], role: Role) -> Tensor:
     bindings = [b for b in group.bound(role) if graph.aliases.get(b.name, b.name) == b.name]
     if not bindings:
         raise _nothing(group, role)
     total = torch.zeros(group.size, dtype=torch.float64)
     for binding in bindings:
-        _add(total, binding, summed(binding).cpu())
+        _add(total, binding, summed(binding.name, binding.axis).cpu())
     return total
 
 

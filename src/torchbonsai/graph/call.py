@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +215,17 @@ class Call:
     def _freeze_all(self, members: list[Item], reason: str) -> None:
         for item in members:
             self.freeze(item.labels, reason)
+
+    def pin(self, tensor: torch.Tensor, axes: Collection[int], reason: str) -> None:
+        """Nothing leaves along `axes` of the tensor; a channel that lies along others too leaves at all its places."""
+        kept = []
+        for f in self.fields(tensor):
+            inside = {a: reason for a in f.axes if a in axes}
+            if len(inside) == len(f.axes):
+                self.freeze(f.labels, reason)
+            else:
+                kept.append(Field(*self._fix(f.axes, f.labels, inside)) if inside else f)
+        tensor._bonsai = self.shadow(tensor)._replace(fields=tuple(kept))  # type: ignore[attr-defined]
 
     def _consume(
         self,

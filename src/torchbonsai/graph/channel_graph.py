@@ -37,7 +37,8 @@ class Source:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.file else "?"
         inside = f" in module {self.module!r}" if self.module else ""
-        return f"{self.op} at {where}{inside}" + (f": {self.code}" if self.code else "")
+        op = f"{self.op} " if self.op else ""
+        return f"{op}at {where}{inside}" + (f": {self.code}" if self.code else "")
 
 
 @dataclass(frozen=True)

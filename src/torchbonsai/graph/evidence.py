@@ -14,6 +14,8 @@ from torchbonsai.graph.record import Log
 class Evidence:
     """labels: tensor name -> axis -> its raw labels. logs: one per mode and example, the eval ones first.
 
+    proofs: the logs that a cut is proved against, which may be of a crop of the picture.
+
     blocks: (training, op number) of the ops at which whole blocks leave. unproved_modes: why a mode has no log.
     """
 
@@ -23,6 +25,7 @@ class Evidence:
     parameters: frozenset[str]
     aliases: Mapping[str, str]
     logs: tuple[Log, ...]
+    proofs: tuple[Log, ...]
     roles: Mapping[tuple[str, int], frozenset[str]]
     order: Mapping[str, int]
     solution: Solution

@@ -197,3 +197,21 @@ def doubled(example: Example) -> Example:
 
     args, kwargs = example
     return tuple(twice(a) for a in args), {k: twice(v) for k, v in kwargs.items()}
+
+
+def cropped(example: Example, size: int | None) -> Example:
+    """The first `size` rows and columns of every picture (n, c, h, w) that is half as large again; or the example."""
+
+    def crop(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value[..., :size, :size].contiguous() if large(value) else value
+        if isinstance(value, list | tuple):
+            return type(value)(crop(v) for v in value)
+        return {k: crop(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    def large(t: torch.Tensor) -> bool:
+        return size is not None and t.dim() == 4 and t.is_floating_point() and min(t.shape[2:]) >= 1.5 * size
+
+    if not any(large(t) for t in flat_tensors([example[0], example[1]])):
+        return example
+    return tuple(crop(a) for a in example[0]), {k: crop(v) for k, v in example[1].items()}

@@ -247,7 +247,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: 
     """(b, heads, n, d), laid out as (b, n, heads, d), and (b, heads, n), as (b, n, heads)."""
     if q.dtype != torch.float32 or q.dim() != 4:
         return None
-    (b, heads, n, _), d = q.shape, v.shape[3]
+    b, heads, n, d = (*q.shape[:3], v.shape[3])
     out = ZEROS.like(q, (b, heads, n, d), (n * heads * d, d, heads * d, 1))
     return out, ZEROS.like(q, (b, heads, n), (n * heads, 1, heads))
 

@@ -69,6 +69,16 @@ class LabelSpace:
         self.count += n
         return labels
 
+    def mark(self) -> tuple[int, int, int]:
+        """A point to which `reset` goes back."""
+        return len(self.edges), len(self.frozen), len(self.inexact)
+
+    def reset(self, mark: tuple[int, int, int]) -> None:
+        """Forget what was found since `mark`; labels made since stay, and mean nothing."""
+        edges, frozen, inexact = mark
+        del self.edges[edges:], self.frozen[frozen:], self.inexact[inexact:]
+        self._seen.clear()
+
     def owners_of(self, labels: Ints) -> list[tuple[str, int]]:
         """The distinct (parameter, axis) pairs whose labels occur in `labels`."""
         flat = labels.ravel()

@@ -16,7 +16,7 @@ from torch import nn
 from torchbonsai.graph.call import POSITION, Call
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, doubled, undisturbed
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed
 from torchbonsai.graph.labels import LabelSpace
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
@@ -83,12 +83,12 @@ def prove(
     proof = Proof()
     with undisturbed(small):
         for training in modes:
-            logs = [log for log in evidence.logs if log.training is training]
+            logs = [log for log in evidence.proofs if log.training is training]
             copy.train(training)
             for log in logs:
                 _label(copy, evidence, keep)
                 prover = Prover(evidence, log, keep, module_names(copy), proof, hollow and training and log.hollow)
-                example = examples[log.example]
+                example = cropped(examples[log.example], log.crop)
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
                     return proof

@@ -53,11 +53,14 @@ class OpRecord:
 class Log:
     """One forward pass in one mode on one example, number `example`.
 
-    doubled: on its batch repeated once. hollow: activations had sizes, but no values (see graph/hollow.py).
+    doubled: on its batch repeated once. crop: on so many rows and columns of it. hollow: activations had sizes, but no
+    values (see graph/hollow.py). note: why it could not be run.
     """
 
     training: bool
-    records: list[OpRecord] = field(default_factory=list)
     example: int = 0
+    records: list[OpRecord] = field(default_factory=list)
     doubled: bool = False
+    crop: int | None = None
     hollow: bool = False
+    note: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torchbonsai.graph.build import build
 from torchbonsai.graph.call import flat_tensors
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, doubled, undisturbed, unwrap
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed, unwrap
 from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
+
+_HEAVY_MACS = 200_000_000
+_CROPS = (64, 128)
 
 
 def observe(model: nn.Module, example_inputs: Any, hollow: bool = True) -> ChannelGraph:
@@ -35,37 +39,70 @@ def observe(model: nn.Module, example_inputs: Any, hollow: bool = True) -> Chann
 def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
-    space = LabelSpace()
-    labels, aliases = label_tensors(copy, space)
-    parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
-    tracer_state: dict[str, Any] = {"roles": {}, "order": {}}
-    logs: list[Log] = []
-    notes: list[str] = []
+    passes = _Passes(copy, hollow)
     with undisturbed(model):
-        for training in (False, True):
-            copy.train(training)
-            for number, example in enumerate(examples):
-                tracer = Tracer(space, Log(training, example=number, hollow=hollow), module_names(copy), parameters)
-                tracer.roles, tracer.order = tracer_state["roles"], tracer_state["order"]
-                tracer.offset = sum(len(log.records) for log in logs)
-                note = run_traced(copy, example, tracer)
-                if note is None:
-                    logs.append(tracer.log)
-                else:
-                    notes.append(note)
+        copy.eval()
+        full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
+        proofs = passes.smaller(examples[0], full[0]) if len(examples) == 1 else full
+        copy.train()
+        crop = proofs[0].crop
+        trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
+    seen = [log for log in trained if log.note is None]
     evidence = Evidence(
-        space=space,
-        labels=labels,
+        space=passes.space,
+        labels=passes.labels,
         shapes={n: tuple(t.shape) for n, t in named_tensors(copy)},
-        parameters=parameters,
-        aliases=aliases,
-        logs=tuple(logs),
-        roles={k: frozenset(v) for k, v in tracer_state["roles"].items()},
-        order=tracer_state["order"],
-        solution=space.solve(),
-        notes=tuple(notes),
+        parameters=passes.parameters,
+        aliases=passes.aliases,
+        logs=(*full, *(log for log in proofs if log not in full), *seen),
+        proofs=(*proofs, *seen),
+        roles={k: frozenset(v) for k, v in passes.roles.items()},
+        order=passes.order,
+        solution=passes.space.solve(),
+        notes=tuple(log.note for log in trained if log.note is not None),
     )
     return build(evidence)
+
+
+class _Passes:
+    """Traced forwards of one copy over one label space."""
+
+    def __init__(self, copy: nn.Module, hollow: bool) -> None:
+        self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
+        self.labels, self.aliases = label_tensors(copy, self.space)
+        self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
+        self.roles: dict[tuple[str, int], set[str]] = {}
+        self.order: dict[str, int] = {}
+        self.offset = 0
+
+    def run(self, example: Example, log: Log) -> Log:
+        """One forward, written into `log`."""
+        log.hollow = self.hollow
+        tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
+        tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
+        log.note = run_traced(self.copy, example, tracer)
+        self.offset += len(log.records)
+        return log
+
+    def smaller(self, example: Example, full: Log) -> list[Log]:
+        """The pass to prove against: of a crop of the picture where that is cheaper and takes the same way."""
+        macs = sum(c * math.prod(e.size for e in extents) for r in full.records for c, extents, _ in r.products)
+        if macs < _HEAVY_MACS:
+            return [full]
+        for crop in _CROPS:
+            small = cropped(example, crop)
+            if small is example:
+                break
+            mark = self.space.mark()
+            try:
+                log = self.run(small, Log(False, crop=crop))
+            except TraceError:
+                self.space.reset(mark)  # what a forward that broke off equated or froze is no evidence
+                continue
+            if [r.name for r in log.records] == [r.name for r in full.records]:
+                return [log]
+            self.space.reset(mark)
+        return [full]
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -99,8 +99,8 @@ def prune(
     budget: Budget,
     criterion: Criterion | None = None,
     scope: Literal["global", "uniform"] = "global",
-    round_to: int = 1,
-    min_channels: int = 1,
+    round_to: int | Mapping[str, int] = 1,
+    min_channels: int | Mapping[str, int] = 1,
     ignore: Named = (),
     only: Named = None,
     batches: Iterable[Any] | None = None,
@@ -140,7 +140,7 @@ def prune(
             context = ScoringContext(graph, model, known, loss)
             scores = context.resolve(criterion)
             if budget.zeros:
-                selection = select_zeros(graph, settler, model, example_inputs, min_channels)
+                selection = select_zeros(graph, settler, model, example_inputs)
             else:
                 selection = select(
                     graph,

@@ -10,28 +10,28 @@ from torch import nn
 
 from torchbonsai.graph.channel_graph import FROZEN, Bools, ChannelGraph, Role, Selection
 from torchbonsai.graph.trace import named_tensors
-from torchbonsai.surgery.gates import GateSites
+from torchbonsai.surgery.gates import gate_sites
 from torchbonsai.surgery.settle import Settler
 from torchbonsai.surgery.verify import same_outputs
 
 
-def select_zeros(graph: ChannelGraph, settler: Settler, model: nn.Module, example_inputs: Any, least: int) -> Selection:
+def select_zeros(graph: ChannelGraph, settler: Settler, model: nn.Module, example_inputs: Any) -> Selection:
     """Keep all but the atoms that nobody reads, and those that are made zero and stay zero until they are read.
 
     Whether they stay zero (sigmoid(0) is not) is asked of the numbers, group by group: a group whose removal changes
-    the outputs in eval mode keeps its channels. At least `least` channels of a group stay.
+    the outputs in eval mode keeps its channels. One channel of a group always stays.
     """
     tensors = {n: t.detach() for n, t in named_tensors(model)}
     unread = _all_zero(graph, tensors, "consumes") & _read_by_weights_only(graph)
     unmade = _all_zero(graph, tensors, "produces") & _all_zero(graph, tensors, "follows", or_none=True)
-    sure = _kept(graph, unread, least)
-    kept = _kept(graph, unread | unmade, least)
+    sure = _kept(graph, unread)
+    kept = _kept(graph, unread | unmade)
     if not _unchanged(graph, settler, kept, model, example_inputs):
         kept = sure
         for g in graph.groups:
             place = slice(g.offset, g.offset + g.size)
             trial = sure.copy()
-            trial[place] = _kept(graph, unread | unmade, least)[place]
+            trial[place] = _kept(graph, unread | unmade)[place]
             if not np.array_equal(trial, sure) and _unchanged(graph, settler, trial, model, example_inputs):
                 kept[place] = trial[place]
     return {g.name: kept[g.offset : g.offset + g.size] for g in graph.groups}
@@ -57,7 +57,7 @@ def _all_zero(graph: ChannelGraph, tensors: dict[str, torch.Tensor], role: Role,
 def _read_by_weights_only(graph: ChannelGraph) -> Bools:
     """(n_atoms,) is every contraction that reads the atom one with a plain weight, and no statistic taken of it?"""
     only = np.ones(graph.n_atoms, dtype=bool)
-    for gate in GateSites(graph).activations:
+    for gate in gate_sites(graph).activations:
         only[gate.atoms[gate.atoms != FROZEN]] = False
     for g in graph.groups:
         if g.inexact:
@@ -65,13 +65,11 @@ def _read_by_weights_only(graph: ChannelGraph) -> Bools:
     return only
 
 
-def _kept(graph: ChannelGraph, gone: Bools, least: int) -> Bools:
+def _kept(graph: ChannelGraph, gone: Bools) -> Bools:
     kept = ~gone
     for g in graph.groups:
         mine = kept[g.offset : g.offset + g.size]
-        short = min(least, g.size) - int(mine.sum())
-        if short > 0:
-            mine[np.flatnonzero(~mine)[:short]] = True
+        mine[0] |= not mine.any()
     return kept
 
 

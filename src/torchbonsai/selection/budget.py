@@ -17,8 +17,9 @@ class Budget:
     """Upper limits that all hold at once. A float in (0, 1] is the share of the dense value to keep, an int absolute.
 
     macs, params: ceilings. channels: of the prunable channels; a share is a target (exact), an int a ceiling.
-    widths: {group or producing module: channels to keep}, exact. zeros: remove the channels that are zero already, and
-    nothing else; it stands alone. Raises ConfigError for anything else, or for nothing.
+    widths: {group or producing module: channels to keep}, exact. shares: {group, producing module or glob pattern:
+    share of its channels to keep}. zeros: remove the channels that are zero already, and nothing else; it stands
+    alone. Raises ConfigError for anything else, or for nothing.
 
     >>> Budget(macs=0.5, params=100_000).params
     100000
@@ -29,18 +30,23 @@ class Budget:
     channels: float | int | None = None
     widths: Mapping[str, int] | None = None
     zeros: bool = False
+    shares: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("macs", "params", "channels"):
             object.__setattr__(self, name, _amount(name, getattr(self, name)))
         if self.widths is not None:
             object.__setattr__(self, "widths", _widths(self.widths))
+        if self.shares is not None:
+            object.__setattr__(self, "shares", _shares(self.shares))
         if not isinstance(self.zeros, bool):
             raise _invalid("zeros must be True or False", repr(self.zeros))
-        if self.zeros and (self.searched or self.widths):
+        if self.zeros and (self.searched or self.widths or self.shares):
             raise _invalid("zeros=True stands alone: it removes what is zero and nothing else", repr(self))
-        if not self.searched and not self.widths and not self.zeros:
-            raise _invalid("a budget needs at least one of macs, params, channels, widths, zeros", "none of them")
+        if not self.searched and not self.widths and not self.zeros and not self.shares:
+            raise _invalid(
+                "a budget needs at least one of macs, params, channels, widths, shares, zeros", "none of them"
+            )
 
     @property
     def searched(self) -> bool:
@@ -87,6 +93,16 @@ def _widths(widths: Any) -> dict[str, int]:
         if not isinstance(name, str) or isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
             raise _invalid(must, f"{name!r}: {width!r}")
     return {name: int(width) for name, width in widths.items()}
+
+
+def _shares(shares: Any) -> dict[str, float]:
+    must = "shares must be {group, module or pattern: a float in (0, 1]}"
+    if not isinstance(shares, Mapping):
+        raise _invalid(must, repr(shares))
+    for name, value in shares.items():
+        if not isinstance(name, str) or not isinstance(value, float) or not 0 < value <= 1:
+            raise _invalid(must, f"{name!r}: {value!r}")
+    return {name: float(value) for name, value in shares.items()}
 
 
 def _invalid(must: str, got: str) -> ConfigError:

@@ -34,8 +34,8 @@ class Bounds:
 
     most: Ints
     least: Ints
-    round_to: int
-    min_channels: int
+    round_to: Ints
+    min_channels: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:
     groups, amounts, when = [], [], []
     by_group = np.lexsort((ranking.position, ranking.group_of_atom))
     for g, (stop, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
-        starts = _unit_starts(int(bounds.most[g]), int(bounds.least[g]), bounds.round_to)
+        starts = _unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
         leaving = by_group[stop - size : stop]  # the group's atoms, the worst first
         groups.append(np.full(max(len(starts) - 1, 0), g))
         amounts.append(np.diff(starts))
@@ -113,7 +113,7 @@ def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:
     return Ladder(len(order) + 1, widths)
 
 
-def floors(sizes: Ints, min_channels: int, round_to: int) -> Ints:
+def floors(sizes: Ints, min_channels: Ints, round_to: Ints) -> Ints:
     """(n_groups,) the first multiple of `round_to` that is at least `min_channels`, or the dense count if smaller."""
     return np.minimum(sizes, -(-min_channels // round_to) * round_to)
 
@@ -131,8 +131,9 @@ def _width(amount: Fraction, size: int, group: int, bounds: Bounds) -> int:
     most, least = int(bounds.most[group]), int(bounds.least[group])
     if most == least:
         return most
-    width = max(bounds.min_channels, nearest(amount, size))
-    return size if width >= size else max(least, width // bounds.round_to * bounds.round_to)
+    width = max(int(bounds.min_channels[group]), nearest(amount, size))
+    multiple = int(bounds.round_to[group])
+    return size if width >= size else max(least, width // multiple * multiple)
 
 
 def _each(sizes: Ints) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Literal
@@ -15,7 +16,7 @@ from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
 from torchbonsai.selection.unreachable import unreachable
-from torchbonsai.selection.widths import widths_by_group
+from torchbonsai.selection.widths import by_group, widths_by_group
 
 Scope = Literal["global", "uniform"]
 Limits = dict[str, int]
@@ -28,15 +29,16 @@ def select(
     budget: Budget,
     *,
     scope: Scope = "global",
-    round_to: int = 1,
-    min_channels: int = 1,
+    round_to: int | Mapping[str, int] = 1,
+    min_channels: int | Mapping[str, int] = 1,
     normalise: Literal["mean"] | None = "mean",
 ) -> Selection:
     """{group: (n atoms,) bool, True = keep} for every group: the widest choice that meets all budgets.
 
     scores: {group: (n atoms,)}, higher = keep; atoms leave in the order of (score, group, channel). scope="uniform":
     one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
-    divided by their group's mean if normalise="mean". round_to: kept counts are its multiples or the dense count.
+    divided by their group's mean if normalise="mean". round_to: kept counts are its multiples or the dense count;
+    min_channels: the floor; each one number, or {group, producing module or glob pattern: number}.
 
     Raises BudgetError where the limits cannot be met (naming the floor and what holds it up), ConfigError for options
     that are not valid, PruningError for scores that do not fit the graph.
@@ -46,8 +48,10 @@ def select(
         raise _nothing_to_prune(graph)
     ranking = rank(graph, _flat_scores(graph, scores), divide_by_mean=normalise == "mean" and scope == "global")
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
-    given = widths_by_group(graph, budget.widths or {})
-    bounds = _bounds(graph, sizes, given, searched=budget.searched, min_channels=min_channels, round_to=round_to)
+    multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
+    least = np.array(by_group(graph, min_channels, 1, "min_channels"), dtype=np.int64)
+    given = _shared(graph, budget, least, multiples) | widths_by_group(graph, budget.widths or {})
+    bounds = _bounds(graph, sizes, given, searched=budget.searched, min_channels=least, round_to=multiples)
     cost = CostModel(graph)
     limits = _limits(budget, cost.dense, sizes, bounds, scope)
     ladder = _ladder(budget, sizes, bounds, scope, ranking)
@@ -82,11 +86,24 @@ def _channel_limit(amount: float | int, sizes: Ints, bounds: Bounds, scope: Scop
         return amount
     if scope == "global":
         return nearest(share(amount), int(sizes.sum()))
-    return sum(min(n, max(bounds.min_channels, nearest(share(amount), n))) for n in sizes.tolist())
+    floors_ = bounds.min_channels.tolist()
+    return sum(min(n, max(m, nearest(share(amount), n))) for n, m in zip(sizes.tolist(), floors_, strict=True))
+
+
+def _shared(graph: ChannelGraph, budget: Budget, least: Ints, multiples: Ints) -> dict[str, int]:
+    """Widths of the groups that `budget.shares` names: ⌊s·n + ½⌋, down to a multiple, not below the floor."""
+    shares = by_group(graph, budget.shares or {}, math.nan, "shares")
+    widths = {}
+    for number, (group, amount) in enumerate(zip(graph.groups, shares, strict=True)):
+        if not math.isnan(amount):
+            floor = int(floors(np.array([group.size]), least[number : number + 1], multiples[number : number + 1])[0])
+            wanted = nearest(share(amount), group.size) // int(multiples[number]) * int(multiples[number])
+            widths[group.name] = group.size if amount == 1 else min(group.size, max(floor, wanted))
+    return widths
 
 
 def _bounds(
-    graph: ChannelGraph, sizes: Ints, given: Mapping[str, int], *, searched: bool, min_channels: int, round_to: int
+    graph: ChannelGraph, sizes: Ints, given: Mapping[str, int], *, searched: bool, min_channels: Ints, round_to: Ints
 ) -> Bounds:
     """Given widths are fixed; the others stay whole unless there is a budget to search for."""
     most = sizes.copy()
@@ -120,14 +137,17 @@ def _flat_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Floats:
     return flat
 
 
-def _check_options(scope: str, round_to: int, min_channels: int, normalise: str | None) -> None:
+def _check_options(
+    scope: str, round_to: int | Mapping[str, int], min_channels: int | Mapping[str, int], normalise: str | None
+) -> None:
     if scope not in ("global", "uniform"):
         raise _invalid("scope must be 'global' or 'uniform'", scope)
     if normalise not in ("mean", None):
         raise _invalid("normalise must be 'mean' or None", normalise)
-    for name, value in (("round_to", round_to), ("min_channels", min_channels)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _invalid(f"{name} must be a positive int", value)
+    for name, given in (("round_to", round_to), ("min_channels", min_channels)):
+        for value in given.values() if isinstance(given, Mapping) else [given]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise _invalid(f"{name} must be a positive int", value)
 
 
 def _invalid(must: str, got: object) -> ConfigError:

@@ -29,7 +29,7 @@ def unreachable(
     missed = [name for name, limit in limits.items() if getattr(least, name) > limit]
     must = "; ".join(f"at most {limits[name]:,} {name} of the dense {getattr(dense, name):,}" for name in missed)
     reach = "; ".join(f"{getattr(least, name):,} {name} ({_share(least, dense, name)} of dense)" for name in missed)
-    rules = f"min_channels={bounds.min_channels}, round_to={bounds.round_to}"
+    rules = f"min_channels={_shown(bounds.min_channels)}, round_to={_shown(bounds.round_to)}"
     rules += f", {len(given)} given widths" if given else ""
     held = [line for name in missed for line in _holders(graph, cost, floor, name)]
     return BudgetError(
@@ -88,3 +88,9 @@ def _holding(names: list[set[str]], name: str) -> list[int]:
 
 def _groups(graph: ChannelGraph, extents: Iterable[Ints]) -> set[int]:
     return {int(g) for atoms in extents for g in np.unique(graph.group_of_atom[atoms[atoms != FROZEN]])}
+
+
+def _shown(values: Ints) -> str:
+    """One number for all groups, or the range."""
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.graph.channel_graph import ChannelGraph
+
+Number = TypeVar("Number", int, float)
 
 
 def widths_by_group(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str, int]:
@@ -14,7 +18,7 @@ def widths_by_group(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str,
 
     Raises ConfigError for an unknown or ambiguous name, two numbers for one group, or more channels than there are.
     """
-    makers = producing_modules(graph)
+    makers: dict[str, list[str]] = producing_modules(graph)
     found: dict[str, tuple[str, int]] = {}
     for name, width in widths.items():
         group = _group_of(graph, makers, name)
@@ -35,6 +39,33 @@ def widths_by_group(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str,
             )
         found[group] = (name, width)
     return {group: width for group, (_, width) in found.items()}
+
+
+def by_group(graph: ChannelGraph, given: Mapping[str, Number] | Number, default: Number, what: str) -> list[Number]:
+    """One number a group, in the graph's order: the number itself, or that of the first name or pattern that fits.
+
+    given: {group, producing module, or glob pattern of either: number}. Raises ConfigError for a name that fits none.
+    """
+    if not isinstance(given, Mapping):
+        return [given] * len(graph.groups)
+    makers: dict[str, list[str]] = producing_modules(graph)
+    names: dict[str, list[str]] = {g.name: [g.name] for g in graph.groups}
+    for module, groups in makers.items():
+        for group in groups:
+            names[group].append(module)
+    for pattern in given:
+        if not any(fnmatchcase(n, pattern) for own in names.values() for n in own):
+            near = get_close_matches(pattern, [*graph.by_name, *makers], n=3, cutoff=0.4)
+            raise _error(
+                f"{what} must name groups or modules that make one",
+                repr(pattern),
+                "a typing error, names of another network, or a module whose channels are frozen",
+                f"near matches: {near}" if near else "see graph.explain() for the names",
+            )
+    return [
+        next((v for p, v in given.items() if any(fnmatchcase(n, p) for n in names[g.name])), default)
+        for g in graph.groups
+    ]
 
 
 def producing_modules(graph: ChannelGraph) -> dict[str, list[str]]:

@@ -27,25 +27,38 @@ _PLACES = ("out", "data_dir", "workers")
 class CompareConfig:
     """Settings of `compare`; the result depends on all but `out`, `data_dir` and `workers`.
 
-    model: a name of the zoo, or package.module:factory.
-    data: a data set's name.
-    starts: of untrained, pretrained, trained.
-    methods: of random, l1, l2, apoz, or package.module:factory of your own.
-    budgets: MACs to keep: 4x (fewer), 25%, or 0.25.
-    seeds: how many (3 means 0, 1, 2), or which.
-    epochs: of training on the target set, from the start on.
-    fairness: equal-epochs, equal-compute; equal-compute:4x asks for it at that budget only.
-    out: folder for stages, records, report and the best network; a second run goes on where the first stopped.
-    data_dir: where the data set's official files are.
-    source: of the pretrained start: a data set, or a checkpoint file.
-    source_epochs, start_epochs: training of the pretrained and of the trained start; default: as epochs.
-    limit_train: train on so many images only.
-    val_size: images held out of the training images to choose on.
-    scope: one ranking over all groups (global), or the same share of each (uniform).
-    round_to: widths are multiples of this.
-    score_images: training images that a criterion may look at.
-    threads: of torch in every process; part of the result's identity, as the device, precision and layout are.
-    workers: processes; 0 is this one. Default: 2 where there are two cores.
+    Attributes:
+        model: A name of the zoo, or package.module:factory.
+        data: A data set's name.
+        starts: Of untrained, pretrained, trained.
+        methods: Of random, l1, l2, apoz, or package.module:factory of your own.
+        budgets: MACs to keep: 4x (fewer), 25%, or 0.25.
+        seeds: How many (3 means 0, 1, 2), or which.
+        epochs: Of training on the target set, from the start on.
+        fairness: Of equal-epochs, equal-compute; equal-compute:4x asks for it at that budget only.
+        out: Folder for stages, records, report and the best network; a second run goes on where the first stopped.
+        data_dir: Where the data set's official files are.
+        source: Of the pretrained start: a data set, or a checkpoint file.
+        source_epochs: Training on the source; default: as epochs.
+        start_epochs: Training of the trained start; default: as epochs.
+        limit_train: Train on so many images only.
+        val_size: Images held out of the training images, to choose on.
+        scope: One ranking over all groups, or the same share of each.
+        round_to: Widths are multiples of this.
+        score_images: Training images that a criterion may look at.
+        lr: Learning rate at its highest, of SGD.
+        momentum: Of Nesterov.
+        weight_decay: On weights, not on norms and biases.
+        batch_size: Images a step, at most.
+        schedule: Of the learning rate.
+        warmup_epochs: The learning rate rises over so many epochs.
+        label_smoothing: Share of the target that is spread over all classes.
+        augment: Of crop, flip, cutout.
+        precision: Of the forward pass in training and testing; weights stay float32.
+        channels_last: Memory layout of weights and images.
+        device: Where to train.
+        threads: Of torch in every process.
+        workers: Processes; 0 is this one. Default: 2 where there are two cores.
     """
 
     model: str = "bonsai_small"

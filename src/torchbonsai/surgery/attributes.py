@@ -44,7 +44,7 @@ def _small_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """The shapes that the module's own weight and bias will have."""
     found: dict[str, tuple[int, ...]] = {}
-    for short in ("weight", "bias", "running_mean"):
+    for short in ("weight", "bias", "running_mean", "in_proj_weight"):
         value = getattr(module, short, None)
         if not isinstance(value, torch.Tensor):
             continue
@@ -72,6 +72,11 @@ def _expected(module: nn.Module, after: Mapping[str, tuple[int, ...]]) -> dict[s
         return {"num_channels": weight[0]} | ({"num_groups": weight[0]} if alone else {})
     if isinstance(module, nn.PReLU) and module.num_parameters > 1:
         return {"num_parameters": weight[0]}
+    if isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in after:
+        rows, width = after["in_proj_weight"]
+        if rows == 3 * width and width % module.num_heads == 0:
+            return {"embed_dim": width, "kdim": width, "vdim": width, "head_dim": width // module.num_heads}
+        return {}
     if isinstance(module, nn.Embedding) and weight:
         return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
     if isinstance(module, nn.Bilinear) and weight:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,11 @@ from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.call import flat_tensors
 from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
-from torchbonsai.graph.forward import Example
+from torchbonsai.graph.forward import Example, alias_copy
+from torchbonsai.graph.labels import LabelSpace, Solution
 from torchbonsai.graph.record import Log
+from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
+from torchbonsai.graph.tracer import Tracer
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,48 +40,57 @@ class ActivationGate:
 
 @dataclass(frozen=True, eq=False)
 class GateSites:
-    """weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own."""
+    """Where the gates of one forward pass sit.
 
-    graph: ChannelGraph
-    log_number: int = 0
+    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own.
+    """
 
-    @cached_property
-    def _split(self) -> tuple[dict[str, tuple[int, Ints]], list[ActivationGate]]:
-        evidence: Evidence = self.graph.evidence
-        log = evidence.logs[self.log_number]
-        plain = _plain_weights(log)
-        weights: dict[str, tuple[int, Ints]] = {}
-        activations: list[ActivationGate] = []
-        for index, record in enumerate(log.records):
-            for c in record.consumed:
-                atoms = atoms_of(self.graph, c.labels)
-                if (atoms == FROZEN).all():
-                    continue
-                if c.weight is not None and c.weight in plain:
-                    held = self.graph.axes.get(c.weight, {}).get(c.weight_axis)
-                    if held is not None:
-                        weights[c.weight] = (c.weight_axis, held)
-                        continue
-                activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
-        return weights, activations
-
-    @property
-    def weights(self) -> dict[str, tuple[int, Ints]]:
-        return self._split[0]
-
-    @property
-    def activations(self) -> list[ActivationGate]:
-        return self._split[1]
+    weights: dict[str, tuple[int, Ints]]
+    activations: list[ActivationGate]
 
 
-def atoms_of(graph: ChannelGraph, labels: Ints) -> Ints:
-    """The atoms of raw labels, FROZEN where none."""
+def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution | None = None) -> GateSites:
+    """The gates of the pass that `log` describes; default: the first eval pass of the trace.
+
+    solution: of the labels in `log`, where it is not one of the trace's own passes.
+    """
     evidence: Evidence = graph.evidence
-    number = np.full(evidence.solution.why.size, FROZEN, dtype=np.int64)
+    log, solution = log or evidence.logs[0], solution or evidence.solution
+    number = np.full(solution.why.size, FROZEN, dtype=np.int64)
     for name, axes in graph.axes.items():
         for axis, atoms in axes.items():
-            number[evidence.solution.component[evidence.labels[name][axis]]] = atoms
-    return number[evidence.solution.component[labels]]
+            number[solution.component[evidence.labels[name][axis]]] = atoms
+    plain = _plain_weights(log)
+    weights: dict[str, tuple[int, Ints]] = {}
+    activations: list[ActivationGate] = []
+    for index, record in enumerate(log.records):
+        for c in record.consumed:
+            atoms = number[solution.component[c.labels]]
+            if (atoms == FROZEN).all():
+                continue
+            held = graph.axes.get(c.weight or "", {}).get(c.weight_axis)
+            if c.weight is not None and c.weight in plain and held is not None:
+                weights[c.weight] = (c.weight_axis, held)
+            else:
+                activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
+    return GateSites(weights, activations)
+
+
+def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> GateSites:
+    """The gates of `model`'s eval forward on `example`, found by tracing that very pass.
+
+    A copy in another dtype may take other kernels and so run other ops than the traced one.
+    """
+    evidence: Evidence = graph.evidence
+    known = evidence.space
+    space = LabelSpace(known.count, list(known.starts), list(known.owners), list(known.edges), list(known.frozen))
+    copy = alias_copy(model).eval()
+    for name, tensor in named_tensors(copy):
+        if name in evidence.labels:
+            shadow_tensor(tensor, name, dict(evidence.labels[name]))
+    tracer = Tracer(space, Log(False), module_names(copy), evidence.parameters, evidence.blocks)
+    forward(copy, example, tracer)
+    return gate_sites(graph, tracer.log, space.solve())
 
 
 def _plain_weights(log: Log) -> set[str]:
@@ -104,6 +115,8 @@ def gated_weights(sites: GateSites, tensors: dict[str, torch.Tensor], g: torch.T
         shape = [1] * weight.dim()
         shape[axis] = -1
         gated[name] = weight * factor.reshape(shape)
+        if not torch.is_grad_enabled():  # matmul takes other kernels for a weight that needs no gradient
+            gated[name].requires_grad_(weight.requires_grad)
     return gated
 
 

@@ -19,8 +19,10 @@ from torchbonsai.graph.build import build
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
+from torchbonsai.graph.labels import Solution
 from torchbonsai.graph.prove import Failure, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
+from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
@@ -46,8 +48,9 @@ class Settled:
 class Settler:
     """Remembers, across selections of one model, what was tried at each op that failed.
 
-    retrace: makes the graph anew from passes on real values, `observe` where nothing is given. Repairs are tried against hollow passes, too; before the
-    graph changes, the large network is run for real in the mode concerned, and must agree with its hollow pass.
+    retrace: makes the graph anew from passes on real values; `observe` where nothing is given. Repairs are tried
+    against hollow passes, too; before the graph changes, the large network is run for real in the mode concerned, and
+    must agree with its hollow pass.
     """
 
     model: nn.Module
@@ -117,17 +120,20 @@ class Settler:
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
         """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
         site = (failure.log.training, failure.index)
-        options = list(hypotheses(failure.log, failure.index))
+        solution = self.base.evidence.solution
+        options = list(hypotheses(failure.log, failure.index, solution))
         first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
-        step = self.tried[site] = self.tried.get(site, first - 1) + 1
-        self.helped[_line(failure)] = step
-        if step < len(options):
+        for step in range(self.tried.get(site, first - 1) + 1, len(options)):
+            self.tried[site] = self.helped[_line(failure)] = step
             self.equal[site] = options[step]
             self._extend(failure, step, len(options))
-        else:
-            self.equal.pop(site, None)
-            froze = self.froze[site] = self.froze.get(site, -1) + 1
-            self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
+            candidate = build(self._amended())
+            if not _collapsed(candidate, failure.seen):
+                return candidate
+        self.tried[site] = len(options)
+        self.equal.pop(site, None)
+        froze = self.froze[site] = self.froze.get(site, -1) + 1
+        self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         return build(self._amended())
 
     def _extend(self, failure: Failure, step: int, count: int) -> None:
@@ -135,7 +141,7 @@ class Settler:
         for index in alike(failure.log, failure.index):
             site = (failure.log.training, index)
             if site not in self.tried:
-                options = list(hypotheses(failure.log, index))
+                options = list(hypotheses(failure.log, index, self.base.evidence.solution))
                 if len(options) == count:
                     self.tried[site] = step
                     self.equal[site] = options[step]
@@ -169,6 +175,15 @@ class Settler:
 
     def _amended(self) -> Evidence:
         return self.base.evidence.amended([e for es in self.equal.values() for e in es], self.frozen)
+
+
+def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:
+    """Are channels that the op sees tied into a group of one, which can never be removed?"""
+    component = graph.evidence.solution.component
+    atoms = np.unique(component[seen])
+    return any(
+        g.size == 1 and np.isin(component[_raw(graph, g.offset, g.offset + 1)], atoms).any() for g in graph.groups
+    )
 
 
 def _line(failure: Failure) -> tuple[str, int, str]:
@@ -206,7 +221,7 @@ def _merge(edits: tuple[AttributeEdit, ...], more: tuple[AttributeEdit, ...]) ->
 
 def _further(now: Failure, before: Failure, evidence: Evidence) -> bool:
     """Did the proof get past the op at which it failed?"""
-    order = {id(log): k for k, log in enumerate(evidence.logs)}
+    order = {id(log): k for k, log in enumerate(evidence.proofs)}
     return (order[id(now.log)], now.index) > (order[id(before.log)], before.index)
 
 
@@ -330,7 +345,7 @@ def alike(log: Log, index: int) -> list[int]:
     return [i for i, record in enumerate(log.records) if i != index and form(record) == wanted]
 
 
-def hypotheses(log: Log, index: int) -> Iterator[list[Equal]]:
+def hypotheses(log: Log, index: int, solution: Solution) -> Iterator[list[Equal]]:
     """Equalities under which the failing op may follow, those that leave most atoms first.
 
     Where an op cuts or regroups an axis, position j of every part leaves together, or whole parts do.
@@ -340,20 +355,21 @@ def hypotheses(log: Log, index: int) -> Iterator[list[Equal]]:
         return
     fields = [f.labels for out in record.outputs for f in out] + [f.labels for s in record.inputs for f in s.fields]
     found: dict[tuple[int, ...], list[Equal]] = {}
-    for labels in fields:
+    for labels in (f for f in fields if not solution.is_frozen(f).any()):  # or all would be frozen, for a wrong reason
         for rows, axis in _regroupings(labels, fields):
             first = rows.take([0], axis=axis)
             key = (first.size, rows.shape[0], axis)
             found.setdefault(key, []).append((rows, np.broadcast_to(first, rows.shape)))
     yield from (found[key] for key in sorted(found, reverse=True))
-    yield from _ties(log, index)
+    yield from _ties(log, index, solution)
 
 
-def _ties(log: Log, index: int) -> Iterator[list[Equal]]:
+def _ties(log: Log, index: int, solution: Solution) -> Iterator[list[Equal]]:
     """The op's axis may be a multiple of another width that the code computes with: tie them position by position."""
     record = log.records[index]
     before = log.records[max(0, index - _NEAR) : index]
-    near = {id(f.labels): f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1}
+    flat = (f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1)
+    near = {id(labels): labels for labels in flat if not solution.is_frozen(labels).any()}
     for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
         fitting = (
             o for o in near.values() if o.size > 1 and labels.size % o.size == 0 and not np.isin(o, labels).any()

@@ -16,7 +16,7 @@ from torchbonsai.graph.forward import Example, alias_copy, as_examples, undistur
 from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.apply import apply
-from torchbonsai.surgery.gates import GateSites, run_gated
+from torchbonsai.surgery.gates import GateSites, run_gated, sites_of_pass
 from torchbonsai.surgery.plan import PruningPlan
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -91,20 +91,22 @@ def _largest_error(
     with undisturbed(model):
         large = alias_copy(model).to(dtype).eval()
         tiny = alias_copy(small).to(dtype).eval()
-        for number, example in enumerate(examples):
-            worst = max(worst, _error(graph, kept, large, tiny, _cast(example, dtype), number))
+        cast: list[Example] = [_cast(example, dtype) for example in examples]
+        sites = [sites_of_pass(graph, large, example) for example in cast]
+        for example, places in zip(cast, sites, strict=True):
+            worst = max(worst, _error(places, kept, large, tiny, example))
         randomise_constants(graph, large)
-        _calibrate(graph, kept, large, _cast(examples[0], dtype))
+        _calibrate(sites[0], kept, large, cast[0])
         tiny = apply(plan, large)
-        for number, example in enumerate(examples):
-            worst = max(worst, _error(graph, kept, large, tiny, _cast(example, dtype), number))
+        for example, places in zip(cast, sites, strict=True):
+            worst = max(worst, _error(places, kept, large, tiny, example))
     return worst
 
 
-def _error(graph: ChannelGraph, kept: Bools, large: nn.Module, tiny: nn.Module, example: Example, number: int) -> float:
+def _error(sites: GateSites, kept: Bools, large: nn.Module, tiny: nn.Module, example: Example) -> float:
     """max|small - masked| / max|masked| over all outputs; infinite where only one of them is not finite."""
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
-    masked = run_gated(GateSites(graph, number), large, _own(example), g)
+    masked = run_gated(sites, large, _own(example), g)
     args, kwargs = _own(example)
     return _difference(masked, tiny(*args, **kwargs))
 
@@ -147,11 +149,11 @@ class _Calibrate(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _calibrate(graph: ChannelGraph, kept: Bools, large: nn.Module, example: Example) -> None:
+def _calibrate(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> None:
     """Keep signals alive: with statistics that do not fit, a deep network's outputs forget its first layers."""
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
     with _Calibrate():
-        run_gated(GateSites(graph), large, _own(example), g)
+        run_gated(sites, large, _own(example), g)
 
 
 def _own(value: Any) -> Any:

@@ -84,9 +84,9 @@ def check_surgery(
     """Hold random cuts of `model` to the promise: small == masked, by the gates and by a reference of another kind.
 
     Checked for each share of channels and each seed: the plan is exact; the relative error in float64, on the given
-    weights and on randomised ones, is below `tolerance`, and so is that against `testing.references` ("hooks" sees
-    convolutions and linear layers only, "poison" all contractions); channels did go; the given model is as it was.
-    Raises AssertionError that names the cut. Returns the cuts.
+    weights and on randomised ones, is below `tolerance`, and so is, for the first seed, that against
+    `testing.references` ("hooks" sees convolutions and linear layers only, "poison" all contractions); channels did go;
+    the given model is as it was. Raises AssertionError that names the cut. Returns the cuts.
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = [m.training for m in model.modules()]
@@ -99,6 +99,8 @@ def check_surgery(
         error = verification.max_rel_error
         assert error is not None, f"{said}: not compared"
         assert error < tolerance, f"{said}: relative error {error:.1e} against the masked network"
+        if cut.seed != seeds[0]:
+            continue
         error = reference_error(model, cut.small, cut.plan, example_inputs, reference)
         assert error < tolerance, f"{said}: relative error {error:.1e} against the {reference} reference"
     assert [m.training for m in model.modules()] == flags, "training flags were changed"

@@ -118,7 +118,7 @@ def convolution(call: Call) -> None:
     x, w, bias = call.args[:3]
     transposed, groups = bool(call.args[6]), int(call.args[8])
     call.freeze(tuple(f for f in call.fields(w) if min(f.axes) > 1), "the kernel's own size")
-    call.freeze(tuple(f for f in call.fields(x) if f.axes != (1,)), f"{call.name} slides over the axis")
+    call.pin(x, [a for a in range(x.dim()) if a != 1], f"{call.name} slides over the axis")
     channels = w.shape[0] if transposed else x.shape[1]
     form = call.variant("plain" if groups == 1 else "depthwise" if channels == groups else "grouped")
     if form == "plain":

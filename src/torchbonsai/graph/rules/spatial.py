@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from torchbonsai.graph.call import Call
 from torchbonsai.graph.labels import Field
 from torchbonsai.graph.rules.registry import rule
@@ -27,11 +29,9 @@ def _sliding(dims: int) -> None:
         x = call.tensors[0]
         first = x.dim() - dims
         averages = "avg_pool" in call.name and "adaptive" not in call.name
-        across = [f for f in call.fields(x) if max(f.axes) >= first]
-        smoothed = [_smooth(call, f, first, dims) if averages else None for f in across]
-        for f, window in zip(across, smoothed, strict=True):
-            if window is None:
-                call.freeze(f.labels, f"{call.name} slides over the axis")
+        smoothed = [_smooth(call, f, first, dims) for f in call.fields(x) if averages and min(f.axes) >= first]
+        if not any(smoothed):
+            call.pin(x, range(first, x.dim()), f"{call.name} slides over the axis")
         operands = [(t, tuple(range(x.dim()))) for t in call.tensors if t.dim() == x.dim()]
         same = [(t, ls) for t, ls in operands if t.shape == x.shape]
         fields = tuple(f for f in call.join(same).fields if max(f.axes) < first)
@@ -71,7 +71,7 @@ for _d in (1, 2, 3):
 def grid_sampler(call: Call) -> None:
     """x (n, c, *s), grid (n, *t, dims): every channel is read at the same places."""
     x, grid = call.tensors[:2]
-    call.freeze(tuple(f for f in call.fields(x) if f.axes != (1,)), f"{call.name} reads along the axis")
+    call.pin(x, [a for a in range(x.dim()) if a != 1], f"{call.name} reads along the axis")
     call.freeze(grid, f"{call.name} takes its coordinates from it")
     call.give(call.out, tuple(f for f in call.fields(x) if f.axes == (1,)))
 
@@ -79,14 +79,8 @@ def grid_sampler(call: Call) -> None:
 @rule("aten::im2col", kind="spatial")
 def im2col(call: Call) -> None:
     """x (n, c, h, w) -> (n, c * kernel, positions): each channel becomes `kernel` rows in a row."""
-    import numpy as np
-
     x = call.tensors[0]
     kernel = int(np.prod(call.args[1]))
-    out = []
-    for f in call.fields(x):
-        if f.axes == (x.dim() - 3,):
-            out.append(f._replace(axes=(x.dim() - 3,), labels=np.repeat(f.labels, kernel)))
-        else:
-            call.freeze(f.labels, f"{call.name} slides over the axis")
-    call.give(call.out, tuple(out))
+    channel = x.dim() - 3
+    call.pin(x, [a for a in range(x.dim()) if a != channel], f"{call.name} slides over the axis")
+    call.give(call.out, tuple(Field((channel,), np.repeat(f.labels, kernel)) for f in call.fields(x)))

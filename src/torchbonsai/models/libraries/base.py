@@ -76,7 +76,7 @@ def speaking(name: str) -> Iterator[None]:
     except Exception as error:
         raise ConfigError(
             message(
-                f"the library must be able to build {name!r}",
+                f"the library must be able to build {name}",
                 _in_a_line(error),
                 "weights or a description that could not be downloaded, or a network that needs further packages",
                 "try the same call by hand; give weights that you have with --weights FILE",

@@ -1,0 +1,112 @@
+"""`bonsai prune`: shown, verified, applied, saved; or one error and nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchbonsai as tb
+from torchbonsai.artifacts.folder import MANIFEST, PLAN, WEIGHTS
+from torchbonsai.models import ModelConfig, build
+
+
+def test_the_plan_is_shown_verified_and_saved(bonsai) -> None:
+    said = bonsai("prune lenet --keep-macs 0.5 --round-to 5 --seed 3 --out small")
+    assert (said.code, said.err) == (0, "")
+    assert "lenet on 1x1x28x28, weights random, seed 3" in said.out
+    assert "equals the masked network, relative error" in said.out
+    assert "tb.load('small')" in said.out
+    small, dense = tb.load("small"), build(ModelConfig("lenet", (1, 28, 28)), seed=3)
+    assert not small.training
+    assert small.conv1.out_channels % 5 == small.conv2.out_channels % 5 == small.fc1.out_features % 5 == 0
+    assert {p.name for p in Path("small").iterdir()} == {WEIGHTS, PLAN, MANIFEST}
+    kept = json.loads(Path("small", PLAN).read_text())["kept"]["conv1.weight"]["0"]
+    assert torch.equal(small.conv1.weight, dense.conv1.weight[kept])
+    row = next(line.split() for line in said.out.splitlines() if line.startswith("conv2"))
+    assert row == ["conv2", "50", str(small.conv2.out_channels)]
+
+
+def test_json_says_the_cost_and_the_widths(bonsai) -> None:
+    told = json.loads(bonsai("prune lenet --keep-params 100000 --criterion l1 --out small --json").out)
+    assert told["cost"]["before"]["params"] == 431080
+    assert 95_000 < told["cost"]["after"]["params"] <= 100_000
+    assert told["cost"]["after"]["params"] == sum(p.numel() for p in tb.load("small").parameters())
+    assert told["verification"]["exact"] is True
+    assert [g["name"] for g in told["groups"]] == ["conv1", "conv2", "fc1"]
+    assert told["folder"] == "small"
+
+
+def test_options_reach_the_engine(bonsai) -> None:
+    def kept(options: str) -> dict[str, int]:
+        told = json.loads(bonsai(f"prune lenet --dry-run --json {options}").out)
+        return {g["name"]: g["kept"] for g in told["groups"]}
+
+    assert kept("--keep-channels 0.5 --scope uniform") == {"conv1": 10, "conv2": 25, "fc1": 250}
+    assert kept("--keep-channels 100 --ignore conv1 --min-channels 7")["conv2"] >= 7
+    assert list(kept("--keep-channels 0.5 --ignore conv1 fc1")) == ["conv2"]
+    assert list(kept("--keep-channels 0.5 --only fc1")) == ["fc1"]
+    both = kept("--keep-macs 0.6 --keep-params 0.3 --criterion random --seed 1")
+    assert both != kept("--keep-macs 0.6 --keep-params 0.3 --criterion random --seed 2")
+    assert both == kept("--keep-macs 0.6 --keep-params 0.3 --criterion random --seed 1")
+
+
+def test_a_dry_run_writes_nothing(bonsai, untouched) -> None:
+    said = bonsai("prune lenet --keep-macs 0.5 --dry-run")
+    assert said.code == 0
+    assert "equals the masked network" in said.out
+    assert "nothing was saved" in said.out
+    assert untouched() == []
+
+
+def test_a_saved_network_is_cut_again_against_the_original(bonsai) -> None:
+    dense = build(ModelConfig("lenet", (1, 28, 28)), seed=0)
+    torch.save(dense.state_dict(), "dense.pt")
+    assert bonsai("prune lenet --weights dense.pt --keep-channels 0.5 --out one").code == 0
+    assert bonsai("prune one --keep-channels 0.5 --scope uniform --out two").code == 0
+    one, two = tb.load("one"), tb.load("two")
+    assert two.conv1.out_channels == (one.conv1.out_channels + 1) // 2
+    kept = json.loads(Path("two", PLAN).read_text())["kept"]["conv1.weight"]["0"]
+    assert torch.equal(two.conv1.weight, dense.conv1.weight[kept])
+    assert bonsai("prune two --keep-channels 0.9 --out two").code == 0  # over itself
+
+
+def test_a_module_with_hard_coded_widths(bonsai) -> None:
+    said = bonsai("prune command_nets:baked --keep-channels 0.6 --out small")
+    assert said.code == 0, said.err
+    small = tb.load("small")
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert small(x).shape == (2, 4)
+    assert small.first.out_channels == 6
+    assert small.stem.out_channels == 14
+    assert "kept whole: stem, 14 channels: the width is baked into the code" in said.out
+    assert "split([4, 10], 1)" in said.out
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("prune lenet --out small", "--keep-macs"),
+        ("prune lenet --keep-macs 0.5", "--dry-run"),
+        ("prune lenet --keep-macs 0 --out small", "positive int"),
+        ("prune lenet --keep-macs 1.5 --out small", "share to keep"),
+        ("prune lenet --keep-macs half --out small", "half"),
+        ("prune lenet --keep-macs 100 --out small", "reachable floor"),
+        ("prune lenet --keep-macs 0.5 --ignore nothing_like_it --out small", "nothing_like_it"),
+        ("prune lenet --keep-macs 0.5 --round-to 0 --out small", "round_to"),
+        ("prune lenet --keep-macs 0.5 --criterion apoz --out small", "apoz"),
+        ("prune command_nets:mixed --input 1,5 --keep-macs 0.5 --out small", "cumsum"),
+        ("prune command_nets:raises --keep-macs 0.5 --out small", "no such layer"),
+        ("prune nothing_like_it --keep-macs 0.5 --out small", "timm:NAME"),
+        ("prune lenet --keep-macs 0.5 --out .", "something else"),
+        ("prune lenet --keep-macs 0.5 --out command_nets.py/small", "written to"),
+    ],
+)
+def test_bad_input_is_one_error_and_nothing_is_written(line: str, said: str, bonsai, untouched) -> None:
+    answer = bonsai(line)
+    assert answer.code == 2
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+    assert untouched() == []

@@ -10,12 +10,16 @@ WORKERS ?= 2
 ifneq ($(wildcard ../shared/data/manifest.json),)
 export TORCHBONSAI_DATA ?= $(abspath ../shared/data)
 endif
+# One thread a process: two processes with two threads each on two cores wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check lint types imports docs install clean
+.PHONY: install demo test docs check lint types imports clean
 
 install: $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	@echo "installing into $(VENV); PyTorch is the large part, and on Linux PyPI has its CUDA build (see the README)"
 	@start=$$(date +%s); \
 	 $(PYTHON) -m venv $(VENV) && \
 	 $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]' && \
@@ -24,8 +28,12 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: install
 	@$(BIN)/python -m torchbonsai demo --out $(OUT)/demo
 
+# Tests, and every example of the documentation; the examples of one file stay in one process.
 test: install
-	$(BIN)/python -m pytest tests -n $(WORKERS)
+	$(PYTEST) tests README.md docs src -n $(WORKERS)
+
+docs: install
+	$(PYTEST) README.md docs src
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -36,10 +44,7 @@ types: install
 imports: install
 	$(BIN)/lint-imports
 
-docs: install
-	$(BIN)/python -m pytest README.md docs src -p no:cacheprovider
-
-check: lint types imports test docs
+check: lint types imports test
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

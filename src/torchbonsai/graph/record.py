@@ -32,7 +32,9 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
-    moves: per output and field, where each element came from (layout ops only)."""
+    moves: per output and field, where each element came from (layout ops only). answer: what another pass may find
+    again (`graph.memory.Answer`).
+    """
 
     name: str
     kind: str = ""
@@ -47,6 +49,7 @@ class OpRecord:
     consumed: list[Consumption] = field(default_factory=list)
     pointers: list[tuple[str, Ints]] = field(default_factory=list)
     products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
+    answer: Any = None
 
 
 @dataclass(eq=False)

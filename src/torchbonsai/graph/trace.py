@@ -50,6 +50,7 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
         crop = proofs[0].crop
         trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
     seen = [log for log in trained if log.note is None]
+    passes.keep_unread()
     evidence = Evidence(
         space=passes.space,
         labels=passes.labels,
@@ -87,6 +88,11 @@ class _Passes:
         log.note = run_traced(self.copy, example, tracer)
         self.offset += len(log.records)
         return log
+
+    def keep_unread(self) -> None:
+        """What no pass has read may be read by code that did not run: it stays whole."""
+        for name in self.labels.keys() - self.order.keys():
+            self.space.frozen += [Event(labels, "no pass reached it", None) for labels in self.labels[name].values()]
 
     def smaller(self, example: Example, full: Log) -> list[Log]:
         """The pass to prove against: of a crop of the picture where that is cheaper and takes the same way."""

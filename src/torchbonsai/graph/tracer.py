@@ -27,6 +27,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
 _ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
+_BY_EFFECT = frozenset({"layout", "creation", "contraction", "per_channel", "normalising"})
 _CONSTANT_SIZE = 64
 
 
@@ -230,16 +231,13 @@ def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, .
     return tuple(dict.fromkeys(o for s in shadows for o in s.origins)) if kind == "layout" else ()
 
 
-_JUDGED_BY_EFFECT = frozenset({"layout", "creation", "contraction", "per_channel", "normalising"})
-
-
 def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
     """The arguments that decide values. Sizes and positions are judged by their effect instead."""
+    if kind in _BY_EFFECT:
+        return tuple([a for a in (*args, *kwargs.values()) if type(a) is float])
     flat: list[Any] = []
-    _flatten(args, flat)
-    if kwargs:
-        _flatten(kwargs.values(), flat)
-    return tuple([a for a in flat if type(a) is float]) if kind in _JUDGED_BY_EFFECT else tuple(flat)
+    _flatten([*args, *kwargs.values()], flat)
+    return tuple(flat)
 
 
 def _flatten(values: Any, into: list[Any]) -> None:

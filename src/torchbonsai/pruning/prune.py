@@ -15,7 +15,7 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
-from torchbonsai.graph.forward import collector_at_rest, permanent, unwrap
+from torchbonsai.graph.forward import alias_copy, collector_at_rest, permanent, unwrap
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.pruning.zeros import select_zeros
@@ -133,11 +133,12 @@ def prune(
         graph = observed(hollow=True)
         settler = Settler(model, example_inputs, graph, lambda: observed(hollow=False))
         known = None
+        scored = alias_copy(model)  # its forward may write into buffers and attributes
         if criterion.needs & NEEDS_DATA:
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         for _ in range(_MOST_ROUNDS):
-            context = ScoringContext(graph, model, known, loss)
+            context = ScoringContext(graph, scored, known, loss)
             scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)

@@ -12,11 +12,17 @@ empty_strided new_empty_strided empty_permuted"
 
 @rule(*(f"aten::{n}" for n in _FILLS.split()), kind="creation")
 def fill(call: Call) -> None:
-    """The same value everywhere: any positions may go, if the code asks for a smaller tensor by itself."""
+    """The same value everywhere: any positions may go, if the code asks for a smaller tensor by itself.
+
+    What is made like another tensor shrinks with it.
+    """
     out = call.outputs[0]
+    like = call.fields(call.tensors[0]) if "_like" in call.name else ()
+    covered = {a for f in like for a in f.axes}
     known = call.tracer.expected_axes(0)
-    axes = [a for a, n in enumerate(out.shape) if n > 1] if known is None else [a for (a,) in known]
-    call.give(out, tuple(Field((a,), call.fresh(out.shape[a])) for a in axes))
+    wide = [(a,) for a, n in enumerate(out.shape) if n > 1] if known is None else known
+    axes = [a for one in wide if not covered & set(one) for a in one]
+    call.give(out, (*like, *(Field((a,), call.fresh(out.shape[a])) for a in axes)))
 
 
 _VALUES = "arange linspace logspace eye randn rand randint normal randperm scalar_tensor range tril_indices \

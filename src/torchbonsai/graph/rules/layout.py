@@ -258,6 +258,8 @@ def mover(call: Call) -> None:
     if any(call.shadow(t).dynamic for t in call.tensors[1:]):
         call.deny(f"{call.name} reads places that depend on the input")
         return
+    if "channel_shuffle" in call.name:
+        _tie_shuffled(call, x, int(call.args[1]))
     known = call.tracer.expected_axes(0)
     for k, (axes, labels) in enumerate(call.fields(x)):
         ids = run_on_ids(call, x, axes, labels)
@@ -290,6 +292,14 @@ def _points(call: Call, x: torch.Tensor, places: torch.Tensor) -> bool:
     call.unify(read, mine[0].labels)
     call.record.pointers.append((str(name), pointed))
     return True
+
+
+def _tie_shuffled(call: Call, x: torch.Tensor, groups: int) -> None:
+    """The number of groups is the op's argument: position j leaves in every group, so that they stay equal."""
+    for axes, labels in call.fields(x):
+        if axes == (1,):
+            rows = labels.reshape(groups, -1)
+            call.unify(rows, np.broadcast_to(rows[:1], rows.shape))
 
 
 def run_on_ids(call: Call, x: torch.Tensor, axes: Axes, labels: Ints) -> Ints:

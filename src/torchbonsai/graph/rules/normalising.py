@@ -41,8 +41,8 @@ def group_norm(call: Call) -> None:
             call.freeze(f.labels, f"{call.name} takes its statistics over the axis")
     fields = tuple(f for f in fields if f.axes == (1,))
     call.give(call.outputs[0], fields)
-    for out in call.outputs[1:]:
-        call.give(out, ())
+    for out in call.outputs[1:]:  # mean and deviation, (n, groups)
+        call.give(out, fields if call.record.variant == "alone" else ())
 
 
 def _tie_groups(call: Call, labels: np.ndarray, groups: int) -> None:

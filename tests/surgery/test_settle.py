@@ -1,0 +1,172 @@
+"""Widths baked into Python: repaired by an attribute, tied into equal parts, or frozen with op and line."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torchbonsai as tb
+from torchbonsai.testing import check_surgery
+
+HALF = {"shares": (0.5,), "seeds": (0, 1)}
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 5, 1)
+        self.setup()
+
+    def setup(self):
+        pass
+
+
+def edited(cut):
+    """Attributes of the network itself, not of its layers."""
+    return {e.attribute: e.new for e in cut.plan.edits if e.module == ""}
+
+
+class AttributeView(Base):
+    def setup(self):
+        self.width = 12
+
+    def forward(self, x):
+        n, _, h, w = x.shape
+        return self.b(self.a(x).reshape(n, self.width, h * w).reshape(n, self.width, h, w))
+
+
+class AttributeSplit(Base):
+    def setup(self):
+        self.sizes = [5, 7]
+
+    def forward(self, x):
+        left, right = torch.split(self.a(x), self.sizes, 1)
+        return self.b(torch.cat([left.relu(), right.tanh()], 1))
+
+
+class AttributePad(Base):
+    def setup(self):
+        self.a, self.extra = nn.Conv2d(3, 8, 1), 4
+
+    def forward(self, x):
+        return self.b(F.pad(self.a(x), (0, 0, 0, 0, 0, self.extra)).relu())
+
+
+class AttributeStart(Base):
+    def setup(self):
+        self.part = 5
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.cat([x[:, : self.part].relu(), x[:, self.part :]], 1))
+
+
+@pytest.mark.parametrize("kind", [AttributeView, AttributeSplit, AttributePad, AttributeStart])
+def test_a_width_in_an_attribute_is_repaired(kind, pictures):
+    model = kind().eval()
+    assert not any(f.name == "a" for f in tb.trace(model, pictures).frozen)
+    for cut in check_surgery(model, pictures, **HALF):
+        assert cut.small.a.out_channels < model.a.out_channels
+    before = {k: v for k, v in vars(kind().eval()).items() if isinstance(v, int | list)}
+    assert {k: v for k, v in vars(model).items() if isinstance(v, int | list)} == before
+
+
+def test_the_repair_is_listed_and_right(pictures):
+    model = AttributeSplit().eval()
+    cut = check_surgery(model, pictures, **HALF)[0]
+    sizes = edited(cut)["sizes"]
+    left = int((cut.plan.kept["a.weight"][0] < 5).sum())
+    assert list(sizes) == [left, cut.small.a.out_channels - left]
+    assert cut.small.sizes == list(sizes)
+
+
+class LiteralView(Base):
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x.view(x.shape[0], 12, 8, 8))
+
+
+class LiteralSplit(Base):
+    def forward(self, x):
+        left, right = torch.split(self.a(x), [5, 7], 1)
+        return self.b(torch.cat([left.relu(), right], 1))
+
+
+class LiteralSlice(Base):
+    def setup(self):
+        self.b = nn.Conv2d(5, 5, 1)
+
+    def forward(self, x):
+        return self.b(self.a(x)[:, 2:7])
+
+
+class LiteralRoll(Base):
+    def forward(self, x):
+        return self.b(torch.roll(self.a(x), 5, 1))
+
+
+class LiteralPad(Base):
+    def setup(self):
+        self.c = nn.Conv2d(3, 16, 1)
+        self.b = nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        return self.b(F.pad(self.a(x), (0, 0, 0, 0, 2, 2)) + self.c(x))
+
+
+@pytest.mark.parametrize("kind", [LiteralView, LiteralSplit, LiteralSlice, LiteralRoll, LiteralPad])
+def test_a_literal_width_is_never_silently_wrong(kind, pictures):
+    """What cannot be followed is frozen with the line; what still goes is exact."""
+    model = kind().eval()
+    graph = tb.trace(model, pictures)
+    for f in graph.frozen:
+        assert f.reason == "it is an output of the model" or f.source.file == __file__
+    if graph.n_atoms:
+        check_surgery(model, pictures, **HALF)
+
+
+def test_a_literal_view_is_frozen_with_its_line(pictures):
+    graph = tb.trace(LiteralView().eval(), pictures)
+    frozen = next(f for f in graph.frozen if f.name == "a")
+    assert frozen.size == 12
+    assert frozen.source.code == "return self.b(x.view(x.shape[0], 12, 8, 8))"
+    assert frozen.source.op == "aten.view.default"
+    assert "baked into the code" in frozen.reason
+
+
+def test_nothing_is_left_to_prune(pictures):
+    with pytest.raises(tb.BudgetError, match="every channel is frozen"):
+        tb.prune(LiteralView().eval(), pictures, budget=tb.Budget(channels=0.5))
+
+
+class Halves(Base):
+    def setup(self):
+        self.b = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x):
+        gate, value = self.a(x).chunk(2, 1)
+        return self.b(gate.sigmoid() * value)
+
+
+def test_chunks_are_tied_position_by_position(pictures):
+    model = Halves().eval()
+    graph = tb.trace(model, pictures)
+    assert [g.size for g in graph.groups] == [6]
+    cut = check_surgery(model, pictures, **HALF)[0]
+    first, second = cut.plan.kept["a.weight"][0].reshape(2, -1)
+    assert (second - first == 6).all()
+
+
+class Branching(Base):
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x.relu() if x.shape[1] > 9 else x.tanh())
+
+
+def test_a_branch_on_the_width_holds_where_it_would_turn(pictures):
+    model = Branching().eval()
+    result = tb.prune(model, pictures, budget=tb.Budget(channels=0.9), criterion=tb.criteria.Random(0))
+    assert result.verification.exact
+    assert result.model.a.out_channels > 9
+    with pytest.raises(tb.BudgetError):
+        tb.prune(model, pictures, budget=tb.Budget(channels=0.25), criterion=tb.criteria.Random(0))

@@ -103,7 +103,7 @@ class Tracer(TorchDispatchMode):
         if kwargs:
             tensors += flat_tensors(kwargs)
         shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
-        known = registry.lookup(func)
+        known = registry.known(func)
         if known.mutable:
             self._refuse_writes(func, args, kwargs)
             self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None

@@ -47,8 +47,14 @@ class Known(NamedTuple):
     arbitrary: bool
 
 
-def lookup(func: Any) -> Known:
-    """Name, kind ("unknown" where there is no rule) and rule of an op."""
+def lookup(func: Any) -> tuple[str, Rule | None]:
+    """(kind, rule) of an op; ("unknown", None) where there is no rule."""
+    found = known(func)
+    return found.kind, found.rule
+
+
+def known(func: Any) -> Known:
+    """What there is to know of an op."""
     found = _cache.get(func)
     if found is None:
         arbitrary = torch.Tag.nondeterministic_seeded in func.tags or "empty" in func.name()

@@ -244,12 +244,15 @@ def clone(x: torch.Tensor, memory_format: Any = None) -> torch.Tensor | None:
 
 @answers(aten._scaled_dot_product_flash_attention_for_cpu.default)
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...] | None:
-    """(b, heads, n, d), laid out as (b, n, heads, d), and (b, heads, n), as (b, n, heads)."""
-    if q.dtype != torch.float32 or q.dim() != 4:
+    """(b, heads, n, d), its axes in memory in the order of q's, and (b, heads, n), laid out as (b, n, heads)."""
+    if q.dtype != torch.float32 or q.dim() != 4 or v.shape[3] != q.shape[3]:
         return None
-    b, heads, n, d = (*q.shape[:3], v.shape[3])
-    out = ZEROS.like(q, (b, heads, n, d), (n * heads * d, d, heads * d, 1))
-    return out, ZEROS.like(q, (b, heads, n), (n * heads, 1, heads))
+    b, heads, n, _d = q.shape
+    strides, step = [0] * 4, 1
+    for axis in sorted(range(4), key=q.stride):
+        strides[axis] = step
+        step *= q.shape[axis]
+    return ZEROS.like(q, q.shape, tuple(strides)), ZEROS.like(q, (b, heads, n), (n * heads, 1, heads))
 
 
 def _pool(func: Any, dims: int) -> None:

@@ -53,7 +53,7 @@ class Baked(nn.Module):
         self.left, self.right = nn.Conv2d(4, 6, 1), nn.Conv2d(8, 6, 1)
         self.extra = nn.Linear(5, 6)
         self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(6 * 16, 4)
+        self.head = nn.Sequential(nn.Linear(6 * 16, 10), nn.ReLU(), nn.Linear(10, 4))
 
     def forward(self, picture: Tensor, *, hint: Tensor) -> Answer:
         left, right = self.stem(picture).relu().split([4, 8], 1)
@@ -81,7 +81,9 @@ def small() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Baked()
-    return prune(model, inputs(1), budget=Budget(channels=0.6)).model
+    pruned = prune(model, inputs(1), budget=Budget(channels=0.6)).model
+    assert pruned.head[0].out_features == 6  # the other channels are outputs
+    return pruned
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ def compare(out: Path, *more: str) -> int:
         (["--budgets", "nan"], "a budget is the MACs to keep"),
         (["--budgets", "4x", "25%"], "budgets must differ"),
         (["--starts", "undertrained"], "starts must be of"),
-        (["--methods", "l3"], "l3"),
+        (["--methods", "l3"], "a method is one of ours"),
+        (["--methods", "factories:raising"], "out of paper"),
         (["--methods", "factories:not_a_criterion"], "must make a criterion"),
         (["--fairness", "fair"], "fairness must be of"),
         (["--fairness", "equal-compute:16x"], "fairness must be of"),
@@ -43,8 +44,13 @@ def compare(out: Path, *more: str) -> int:
         (["--data", "cifar10"], "--data-dir"),
         (["--source", "no-such-file.pt"], "a source must be a data set or a checkpoint"),
         (["--source", "fashion-source-28"], "shape"),
+        (["--source", "fashion-source", "--starts", "untrained"], "source belongs to the 'pretrained' start"),
+        (["--source-epochs", "2", "--starts", "trained"], "source_epochs belongs to the 'pretrained' start"),
+        (["--start-epochs", "2", "--starts", "untrained"], "start_epochs belongs to the 'trained' start"),
+        (["--source", __file__, "--source-epochs", "2"], "source_epochs needs a source that is trained here"),
         (["--epochs", "0"], "epochs"),
         (["--threads", "0"], "threads"),
+        (["--device", "toaster"], "the device must be one"),
         (["--limit-train", "100000"], "limit_train"),
         (["--lr", "1e30", "--starts", "untrained"], "finite"),
     ],
@@ -58,6 +64,25 @@ def test_bad_input_is_one_error_and_leaves_no_record(
     assert error.count("way out:") == 1
     assert "Traceback" not in error
     assert list(tmp_path.glob("records/*")) == []
+    assert not (tmp_path / "study.json").exists()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert compare(tmp_path / "taken" / below, "--starts", "untrained") == 2
+    error = capsys.readouterr().err
+    assert "must be a place that can be written to" in error
+    assert "Traceback" not in error
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_refusal_of_the_file_system_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "records").write_text("a file where the records go")
+    assert compare(tmp_path, "--starts", "untrained", "--fairness", "equal-epochs") == 2
+    error = capsys.readouterr().err
+    assert "files must be readable and writable" in error
+    assert str(tmp_path / "records") in error
     assert not (tmp_path / "study.json").exists()
 
 
@@ -101,7 +126,12 @@ def test_a_checkpoint_start_counts_its_training_as_free(tmp_path: Path, capsys: 
     save_file(build(ModelConfig("bonsai_small", (1, 14, 14), 7), seed=0).state_dict(), path)
     arguments = ["--source", str(path), "--starts", "pretrained", "--fairness", "equal-epochs", "--json"]
     assert compare(tmp_path / "out", *arguments) == 0
-    records = json.loads(capsys.readouterr().out)["records"]
+    said = json.loads(capsys.readouterr().out)
+    records = said["records"]
+    assert said["data"]["pretrained_on"] == str(path)
+    assert "one multiply-add" in said["macs_convention"]
+    assert said["versions"]["torch"] == torch.__version__
+    assert said["hardware"]["device"] == records[0]["latency"]["device"]
     starts = {(r["arm"]["start"], r["arm"]["source_counted"]) for r in records}
     assert starts == {("pretrained", False), ("untrained", True)}
     assert all(r["spent"]["source"] == 0 for r in records)

@@ -109,6 +109,17 @@ def test_more_labels_than_images_and_labels_out_of_range(mnist_like: Path) -> No
         load(DataConfig("mnist", str(mnist_like)))
 
 
+def test_fewer_labels_than_images_are_never_paired_up(mnist_like: Path) -> None:
+    """A whole file of its own, one label short: every image after the gap would have its neighbour's class."""
+    file = next(mnist_like.glob("train-labels-idx1-ubyte*"))
+    raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    file.unlink()
+    labels = np.frombuffer(raw, np.uint8, offset=8)
+    (mnist_like / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels[1:]))
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte"):
+        load(DataConfig("mnist", str(mnist_like)))
+
+
 def test_the_unpickler_reads_what_a_batch_holds() -> None:
     batch = {b"data": np.arange(6, dtype=np.uint8).reshape(2, 3), b"labels": [1, 2], b"batch_label": b"one"}
     found = cifar.read_pickle(pickle.dumps(batch, protocol=3))

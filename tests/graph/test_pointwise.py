@@ -39,6 +39,7 @@ CALLS = {
     "lift_fresh_copy": aten.lift_fresh_copy,
     "dropout": seeded(lambda x: aten.dropout(x, 0.5, True)),
     "bernoulli_": seeded(lambda x: aten.bernoulli_(x.clone(), x.abs() / 2)),
+    "fill_": lambda x: aten.fill_(x.clone(), 2.0),
     "fill": lambda x: aten.fill(x, 2.0),
     "zero": aten.zero,
     "zero_": lambda x: aten.zero_(x.clone()),
@@ -87,7 +88,7 @@ def test_listed_ops_are_pointwise_in_numbers(name):
             found_elsewhere[row, column] = False
             assert not found_elsewhere.any(), f"{name}: element {(row, column)} reaches {found.nonzero().tolist()}"
             touched += int(found[row, column])
-    constant = name in ("fill", "zero", "zero_")
+    constant = name in ("fill", "fill_", "zero", "zero_")
     assert (touched == 0) == constant, "an op that ignores its input shows nothing"
 
 

@@ -68,6 +68,7 @@ def test_the_console_tells_everything_that_a_report_must() -> None:
     assert "one multiply-add is one MAC" in text
     assert "mean of n = 3 trainings, ± the 95% t-interval" in text
     assert "a chip, 1 thread(s)" in text
+    assert "the slowest tenth took up to 1.50x the fastest tenth" in text
     assert "+10.3 [+8.9, +11.8]" in text, "l1 minus uniform: 10, 11, 10 points: 10.33 ± 4.303 · 0.577 / sqrt(3)"
 
 

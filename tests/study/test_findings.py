@@ -56,6 +56,16 @@ def test_a_difference_that_stands_alone_may_fall_among_many() -> None:
     assert "support none; not shown at this n: 6 of them" in many.sentence
 
 
+def test_what_seeds_vary_is_said_of_a_checkpoint_too() -> None:
+    """Its weights are the same for all seeds, so that its interval leaves out what another pre-training would give."""
+    made = block({k: v for k, v in CLEAR.items() if k[1] != "dense"})
+    assert "same checkpoint" not in findings(made)[0].sentence
+    known = [dataclasses.replace(r, arm=dataclasses.replace(r.arm, start="pretrained")) for r in made[:4]]
+    free = [dataclasses.replace(r, arm=dataclasses.replace(r.arm, source_counted=False)) for r in known]
+    assert "every pretrained start is the same checkpoint" in findings(made + free)[0].sentence
+    assert "same checkpoint" not in findings(made + known + free)[0].sentence
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_too_few_seeds_show_nothing_and_say_so(n: int) -> None:
     (finding,) = findings(block({k: v[:n] for k, v in CLEAR.items()}))

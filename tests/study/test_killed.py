@@ -31,7 +31,12 @@ def start(out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "torchbonsai", "compare", *flags, "--workers", "2", "--json", "--out", str(out)]
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        # a shell that starts the tests in the background leaves Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
 
 

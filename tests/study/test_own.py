@@ -29,6 +29,7 @@ def test_own_model_and_criterion(tmp_path: Path) -> None:
 def test_a_parameter_that_nobody_can_make_anew_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Scaled"):
         tb.study.compare(model="factories:scaled", methods="l1", out=tmp_path, **SETTINGS)
+    assert not list(tmp_path.glob("stages/train-*/record.json"))  # it is said before anything is trained
 
 
 def test_reset_draws_from_the_seed_alone() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from torchbonsai.cli.live import Live
+from torchbonsai.core.units import MACS_CONVENTION
 from torchbonsai.report import console as tables
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Choice, Study, read_study
@@ -86,6 +87,11 @@ def as_json(study: Study) -> dict[str, object]:
     """The study as JSON data."""
     return {
         "folder": str(study.folder),
+        "macs_convention": MACS_CONVENTION,
+        "data": study.about.data,
+        "hardware": study.about.hardware,
+        "versions": study.about.versions,
+        "config": study.about.config,
         "records": [record.to_json() for record in study.records],
         "findings": [
             {"budget": f.budget, "fairness": f.fairness, "sentence": f.sentence} for f in findings(study.records)

@@ -1,7 +1,8 @@
 """`bonsai COMMAND …`: finds the command, derives its arguments from its dataclass, turns errors into exit codes.
 
 A command is a module of this package with a dataclass `Arguments`, whose docstring is the command's help, and a
-function `run(arguments) -> int`. Exit codes: 0 done, 2 a wrong setting or bad input, 130 interrupted.
+function `run(arguments) -> int`. Exit codes: 0 done, 2 a wrong setting, bad input or a refusal of the file
+system, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import ModuleType
 import rich  # noqa: F401  a missing workshop extra is noticed here, before anything is done
 import tyro
 
-from torchbonsai.core.errors import PruningError
+from torchbonsai.core.errors import PruningError, message
 
 COMMANDS = {
     "compare": "compare ways of pruning by real training, with controls and intervals",
@@ -60,6 +61,11 @@ def _guarded(command: ModuleType, name: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:  # a full disk, a file where a folder must be, a file of somebody else's
+        must, way_out = "files must be readable and writable", "make room, or choose another place"
+        cause = "a full disk, missing rights, or something else in the way"
+        print(f"bonsai {name}: {message(must, f'{type(error).__name__}: {error}', cause, way_out)}", file=sys.stderr)
+        return WRONG
     except KeyboardInterrupt:
         again = shlex.join(["bonsai", name, *arguments])
         print(f"\ninterrupted. What is done is kept; to go on:\n  {again}", file=sys.stderr)

@@ -30,8 +30,8 @@ def read(name: str, folder: Path | None) -> Raw:
 
     Raises DataError for a missing, truncated or altered file.
     """
-    x_train, y_train = (_part(name, folder, f"train-{kind}") for kind in ("images-idx3", "labels-idx1"))
-    x_test, y_test = (_part(name, folder, f"t10k-{kind}") for kind in ("images-idx3", "labels-idx1"))
+    x_train, y_train = _pair(name, folder, "train")
+    x_test, y_test = _pair(name, folder, "t10k")
     return Raw(
         x_train[:, None],
         y_train.astype(np.int64),
@@ -43,15 +43,23 @@ def read(name: str, folder: Path | None) -> Raw:
     )
 
 
-def _part(name: str, folder: Path | None, stem: str) -> npt.NDArray[np.uint8]:
+def _pair(name: str, folder: Path | None, part: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Images and labels of one part, as many of the ones as of the others."""
+    address = ADDRESSES[name]
+    images = read_idx(_path(name, folder, f"{part}-images-idx3"), address)
+    path = _path(name, folder, f"{part}-labels-idx1")
+    labels = read_idx(path, address)
+    if labels.max(initial=0) > 9:
+        raise altered(path, f"a label {labels.max()} above 9", address)
+    if (images.ndim, labels.ndim) != (3, 1) or len(images) != len(labels):
+        raise altered(path, f"labels {labels.shape} for images {images.shape}", address)
+    return images, labels
+
+
+def _path(name: str, folder: Path | None, stem: str) -> Path:
     file = f"{stem}-ubyte"
-    path = find(
-        folder, (name, f"{name}/raw", "MNIST/raw", "FashionMNIST/raw"), (file, f"{file}.gz"), name, ADDRESSES[name]
-    )
-    array = read_idx(path, ADDRESSES[name])
-    if "labels" in stem and array.max(initial=0) > 9:
-        raise altered(path, f"a label {array.max()} above 9", ADDRESSES[name])
-    return array
+    places = (name, f"{name}/raw", "MNIST/raw", "FashionMNIST/raw")
+    return find(folder, places, (file, f"{file}.gz"), name, ADDRESSES[name])
 
 
 def read_idx(path: Path, address: str = "where it came from") -> npt.NDArray[np.uint8]:

@@ -71,7 +71,12 @@ class Splits:
         lowest = min(int(s.y.min()) for s in (self.train, self.val, self.test))
         if len(shapes) != 1 or len(self.mean) != self.train.x.shape[1] or len(self.std) != len(self.mean):
             raise DataError(
-                message("all splits must have one image shape, mean and std a number a channel", f"{shapes}", "-", "-")
+                message(
+                    "all splits must have one image shape, mean and std a number a channel",
+                    f"shapes {sorted(shapes)}, {len(self.mean)} means, {len(self.std)} deviations",
+                    "files of two data sets in one folder",
+                    "get the files again",
+                )
             )
         if lowest < 0 or highest >= self.classes:
             raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,7 @@ class Call:
     record: OpRecord
     set_outputs: dict[int, Fields] = field(default_factory=dict)
     moves: dict[int, list[Move]] = field(default_factory=dict)
+    places: dict[int, tuple[Ints, ...]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ reading
     def arg(self, position: int, name: str, default: Any = None) -> Any:
@@ -327,3 +329,31 @@ def _collect(value: Any, into: list[torch.Tensor]) -> None:
             into.append(v)
         elif isinstance(v, list | tuple | dict):
             _collect(v, into)
+
+
+def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """`value` with every tensor in its tuples (named ones too), lists and dicts changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        members = [map_tensors(change, v) for v in value]
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    return {k: map_tensors(change, v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def tensors_within(value: Any, seen: set[int] | None = None) -> list[torch.Tensor]:
+    """The tensors in whatever a forward returns: containers of any kind, and objects that hold some."""
+    seen = set() if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if id(value) in seen or isinstance(value, str | bytes | type | torch.nn.Module) or callable(value):
+        return []
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        members = list(value.values())
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        members = list(value)
+    else:
+        slots = [k for kind in type(value).__mro__ for k in getattr(kind, "__slots__", ())]
+        members = [*getattr(value, "__dict__", {}).values(), *(getattr(value, k, None) for k in slots)]
+    return [t for member in members for t in tensors_within(member, seen)]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import gc
+import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import prune
 
 from torchbonsai.core.errors import ConfigError, TraceError, message
-from torchbonsai.graph.call import flat_tensors
+from torchbonsai.graph.call import flat_tensors, map_tensors
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -68,6 +71,16 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             break
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
+    if lazy:
+        raise TraceError(
+            message(
+                "Every parameter must have a shape.",
+                f"lazy parameters that no forward has made yet: {lazy[:3]}",
+                "torch.nn.Lazy… modules before their first forward",
+                "call the model once on example_inputs, then prune it",
+            )
+        )
     quantised = [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
     if quantised:
         raise TraceError(
@@ -100,7 +113,8 @@ def alias_copy(model: nn.Module) -> nn.Module:
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
     for b in model.buffers():
-        memo[id(b)] = b.detach().clone()
+        if b.is_contiguous() and type(b) is torch.Tensor:
+            memo[id(b)] = b.detach().clone()
     return copy_module(model, memo)
 
 
@@ -182,41 +196,38 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Global random state and the attention fast path are as before afterwards; no gradients are taken."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
+    python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+            random.setstate(python)
+            np.random.set_state(arrays)
+
+
+def draw_alike() -> None:
+    """Inside `undisturbed`: every pass draws the same numbers, so that two passes differ by the cut alone."""
+    torch.default_generator.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
 
 
 def doubled(example: Example) -> Example:
     """The same example with every tensor's first axis repeated once: batch norm cannot train on one value."""
 
-    def twice(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return torch.cat([value, value]) if value.dim() else value
-        if isinstance(value, list | tuple):
-            return type(value)(twice(v) for v in value)
-        return {k: twice(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    args, kwargs = example
-    return tuple(twice(a) for a in args), {k: twice(v) for k, v in kwargs.items()}
+    doubled_: Example = map_tensors(lambda t: torch.cat([t, t]) if t.dim() else t, example)
+    return doubled_
 
 
 def cropped(example: Example, size: int | None) -> Example:
     """The first `size` rows and columns of every picture (n, c, h, w) that is half as large again; or the example."""
-
-    def crop(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value[..., :size, :size].contiguous() if large(value) else value
-        if isinstance(value, list | tuple):
-            return type(value)(crop(v) for v in value)
-        return {k: crop(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def large(t: torch.Tensor) -> bool:
         return size is not None and t.dim() == 4 and t.is_floating_point() and min(t.shape[2:]) >= 1.5 * size
 
     if not any(large(t) for t in flat_tensors([example[0], example[1]])):
         return example
-    return tuple(crop(a) for a in example[0]), {k: crop(v) for k, v in example[1].items()}
+    smaller: Example = map_tensors(lambda t: t[..., :size, :size].contiguous() if large(t) else t, example)
+    return smaller

@@ -32,12 +32,14 @@ class Shadow(NamedTuple):
 
     dynamic: it depends on a model input. leaf: the parameter or buffer of which it is a pure rearrangement.
     origins: the numbers of the pointwise ops whose outputs it rearranges.
+    places: labels of the channels whose positions are its values (an argmax): nothing may leave once it is used.
     """
 
     fields: Fields = ()
     dynamic: bool = False
     leaf: str | None = None
     origins: tuple[int, ...] = ()
+    places: tuple[Ints, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,8 @@ class LabelSpace:
         """Element by element, the atoms of `a` and `b` leave together."""
         if a is b or (id(a), id(b)) in self._seen:
             return
+        if a.shape != b.shape:
+            raise ValueError(f"labels of shape {a.shape} cannot meet labels of shape {b.shape}")
         self._seen.add((id(a), id(b)))
         self.edges.append((a, b))  # keeps both alive, so that their ids stay theirs
 

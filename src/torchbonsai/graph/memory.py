@@ -66,7 +66,7 @@ def _unless(value: Any) -> Any:
 
 def remember(memory: Memory, key: Key, record: OpRecord) -> None:
     """Keep what a rule wrote, unless it made labels of its own, which belong to one op alone."""
-    if not record.fresh and not record.pointers:
+    if not (record.fresh or record.pointers or record.denied):
         record.answer = memory[key] = Answer(
             record.inputs, record.outputs, record.moves, record.variant, record.consumed, record.products
         )

@@ -108,7 +108,7 @@ class Cut:
 
     def __init__(self, evidence: Evidence, keep: Bools) -> None:
         self.evidence, self.keep = evidence, keep
-        self.memory: Memory = {}
+        self.answered: Memory = {}
         self._restricted: dict[int, Ints] = {}
         self._equal: dict[tuple[int, int], tuple[Ints, Ints]] = {}
 
@@ -135,9 +135,9 @@ class Cut:
         """Element by element, are the two one atom of the large network, or both frozen?"""
         if a is b or (id(a), id(b)) in self._equal:
             return True
-        s = self.evidence.solution
         if a.shape != b.shape:
-            return False
+            raise ValueError(f"labels of shape {a.shape} cannot meet labels of shape {b.shape}")
+        s = self.evidence.solution
         same = s.component[a] == s.component[b]
         if not same.all() and not (same | (s.is_frozen(a) & s.is_frozen(b))).all():
             return False
@@ -166,7 +166,7 @@ class Prover(Tracer):
         super().__init__(LabelSpace(), mine, names, evidence.parameters, evidence.blocks)
         self.cut, self.reference, self.keep, self.solution, self.proof = cut, log, cut.keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
-        self.memory, self.restrict = cut.memory, cut.restrict
+        self.answered, self.restrict = cut.answered, cut.restrict
 
     # ------------------------------------------------------------------ what rules ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -204,7 +204,9 @@ class Prover(Tracer):
         return self._expected().variant
 
     def rule_failed(self, call: Call, error: Exception) -> None:
-        self.fail(f"the rule of {call.name} cannot follow ({error})")
+        if not self._expected().denied:
+            self.fail(f"the rule of {call.name} cannot follow ({error})")
+        super().rule_failed(call, error)
 
     # ------------------------------------------------------------------ the comparison
     def _expected(self) -> OpRecord:

@@ -32,8 +32,8 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
-    moves: per output and field, where each element came from (layout ops only). answer: what another pass may find
-    again (`graph.memory.Answer`).
+    moves: per output and field, where each element came from (layout ops only). denied: its rule raised. answer: what
+    another pass may find again (`graph.memory.Answer`).
     """
 
     name: str
@@ -44,6 +44,7 @@ class OpRecord:
     scalars: tuple[Any, ...] = ()
     values: Any = None
     moves: tuple[tuple[Move, ...], ...] = ()
+    denied: bool = False
     variant: str = ""
     fresh: list[Ints] = field(default_factory=list)
     consumed: list[Consumption] = field(default_factory=list)

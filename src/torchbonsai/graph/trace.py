@@ -10,10 +10,19 @@ from torch import nn
 
 from torchbonsai.core.errors import TraceError, message
 from torchbonsai.graph.build import build
-from torchbonsai.graph.call import flat_tensors
+from torchbonsai.graph.call import map_tensors, tensors_within
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed, unwrap
+from torchbonsai.graph.forward import (
+    Example,
+    alias_copy,
+    as_examples,
+    cropped,
+    doubled,
+    draw_alike,
+    undisturbed,
+    unwrap,
+)
 from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log
@@ -49,8 +58,8 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
         copy.train()
         crop = proofs[0].crop
         trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
-    seen = [log for log in trained if log.note is None]
     passes.keep_unread()
+    seen = [log for log in trained if log.note is None]
     evidence = Evidence(
         space=passes.space,
         labels=passes.labels,
@@ -74,9 +83,10 @@ class _Passes:
         self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
         self.labels, self.aliases = label_tensors(copy, self.space)
         self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
+        self.memory = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
-        self.memory: Memory = {}
+        self.answered: Memory = {}
         self.offset = 0
 
     def run(self, example: Example, log: Log) -> Log:
@@ -84,15 +94,16 @@ class _Passes:
         log.hollow = self.hollow
         tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
-        tracer.memory = self.memory
+        tracer.memory, tracer.answered = self.memory, self.answered
         log.note = run_traced(self.copy, example, tracer)
         self.offset += len(log.records)
         return log
 
     def keep_unread(self) -> None:
-        """What no pass has read may be read by code that did not run: it stays whole."""
-        for name in self.labels.keys() - self.order.keys():
-            self.space.frozen += [Event(labels, "no pass reached it", None) for labels in self.labels[name].values()]
+        """What no pass has read stays whole: nothing is known of what reads it."""
+        for name, axes in self.labels.items():
+            if name not in self.order:
+                self.space.frozen += [Event(labels, "no pass reached it", None) for labels in axes.values()]
 
     def smaller(self, example: Example, full: Log) -> list[Log]:
         """The pass to prove against: of a crop of the picture where that is cheaper and takes the same way."""
@@ -116,7 +127,7 @@ class _Passes:
 
     def _forget(self, mark: tuple[int, int, int]) -> None:
         self.space.reset(mark)
-        self.memory.clear()
+        self.answered.clear()
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -182,24 +193,37 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
                 "call model(example_inputs) by hand first",
             )
         ) from error
-    for tensor in flat_tensors(out):
+    returned = tensors_within(out)
+    if not returned and not tracer.log.training:
+        raise _returns_nothing(out)
+    for tensor in returned:
         for f in getattr(tensor, "_bonsai", Shadow()).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
+        for labels in getattr(tensor, "_bonsai", Shadow()).places:
+            tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))
     return None
+
+
+def _returns_nothing(out: Any) -> TraceError:
+    return TraceError(
+        message(
+            "The forward must return at least one tensor, or nothing tells what has to stay.",
+            f"{type(out).__name__} without a tensor in it",
+            "outputs that are kept in an attribute, or turned into Python numbers or arrays",
+            "wrap the model in a module whose forward returns them as tensors",
+        )
+    )
 
 
 def forward(model: nn.Module, example: Example, mode: Any) -> Any:
     """model(*args, **kwargs) under a dispatch mode, on tensors of its own that depend on the input."""
 
-    def own(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            mine = value.detach().clone()
-            mine._bonsai = Shadow((), True)  # type: ignore[attr-defined]
-            return mine
-        if isinstance(value, list | tuple):
-            return type(value)(own(v) for v in value)
-        return {k: own(v) for k, v in value.items()} if isinstance(value, dict) else value
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        mine = tensor.detach().clone()
+        mine._bonsai = Shadow((), True)  # type: ignore[attr-defined]
+        return mine
 
-    args, kwargs = own(list(example[0])), own(example[1])
+    args, kwargs = map_tensors(own, example)
+    draw_alike()
     with mode:
         return model(*args, **kwargs)

@@ -26,8 +26,8 @@ load()
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
-_ALWAYS = frozenset({"contraction", "creation", "recurrent", "user"})
-_BY_EFFECT = frozenset({"layout", "creation", "contraction", "per_channel", "normalising"})
+_ALWAYS = frozenset({"contraction", "creation", "recurrent", "user", "aten.expand.default"})
+_BY_EFFECT = frozenset({"layout", "contraction", "per_channel", "normalising"})
 _CONSTANT_SIZE = 64
 
 
@@ -52,8 +52,9 @@ class Tracer(TorchDispatchMode):
         self.order: dict[str, int] = {}
         self.offset = 0
         self.current = ""
+        self.memory: dict[int, str] = {}
         self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-        self.memory: Memory = {}
+        self.answered: Memory = {}
 
     # ------------------------------------------------------------------ what rules may ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -109,9 +110,15 @@ class Tracer(TorchDispatchMode):
             self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
         record = OpRecord(known.name, known.kind, shadows)
         dynamic = labelled = False
-        for s in shadows:
+        foreign: list[torch.Tensor] = []  # made out of sight, of a width perhaps
+        for t, s in zip(tensors, shadows, strict=True):
             dynamic, labelled = dynamic or s.dynamic, labelled or bool(s.fields)
-        ruled = known.rule is not None and (labelled or known.kind in _ALWAYS)
+            if s is UNKNOWN and not hasattr(t, "_bonsai"):
+                foreign.append(t)
+            for labels in s.places:
+                self.current = known.name
+                self.freeze(labels, f"{known.name} uses positions of channels as values")
+        ruled = known.rule is not None and (labelled or known.kind in _ALWAYS or known.name in _ALWAYS)
         key = key_of(func, known.kind, args, kwargs, tensors, shadows, self.expected()) if ruled else None
         out = hollow.answer(func, args, kwargs) if self.log.hollow and dynamic else None
         if out is None:
@@ -119,19 +126,21 @@ class Tracer(TorchDispatchMode):
         self.current = known.name
         call = Call(self, func, known.name, args, kwargs, out, tensors, record)
         outs = call.outputs
-        if key is not None and (answer := self.memory.get(key)) is not None:
+        if key is not None and (answer := self.answered.get(key)) is not None:
             self._give_again(record, answer)
         else:
             self._ask(known, call, ruled)
             record.outputs = tuple([call.set_outputs.get(id(t), ()) for t in outs])
             if call.moves:
                 record.moves = tuple([tuple(call.moves.get(id(t), ())) for t in outs])
-            if key is not None:
-                remember(self.memory, key, record)
-        self._note_outputs(record, outs, dynamic, known.mutable)
+            if key is not None and not call.places:
+                remember(self.answered, key, record)
+        self._note_outputs(call, outs, dynamic, known.mutable)
         record.scalars = _scalars(known.kind, args, kwargs)
-        if (not tensors or known.kind == "constant") and not known.arbitrary:
+        if known.kind != "creation" and (not tensors or known.kind == "constant") and not known.arbitrary:
             record.values = _values(outs)
+        elif foreign:
+            record.values = _values(foreign)
         self.finish(record)
         return out
 
@@ -149,12 +158,13 @@ class Tracer(TorchDispatchMode):
         record.outputs, record.moves, record.variant = answer.outputs, answer.moves, answer.variant
         record.consumed, record.products, record.answer = answer.consumed, answer.products, answer
 
-    def _note_outputs(self, record: OpRecord, outs: list[torch.Tensor], dynamic: bool, mutable: bool) -> None:
-        shadows, index = record.inputs, len(self.log.records)
+    def _note_outputs(self, call: Call, outs: list[torch.Tensor], dynamic: bool, mutable: bool) -> None:
+        record, index = call.record, len(self.log.records)
+        shadows = record.inputs
         leaf = shadows[0].leaf if len(shadows) == 1 and record.kind == "layout" else None
         origins = _origins(record.kind, index, shadows)
         for t, mine in zip(outs, record.outputs, strict=True):
-            t._bonsai = Shadow(mine, dynamic, leaf, origins)  # type: ignore[attr-defined]
+            t._bonsai = Shadow(mine, dynamic, leaf, origins, call.places.get(id(t), ()))  # type: ignore[attr-defined]
             if mutable and dynamic and t._is_view() and t._base is not None:
                 below = getattr(t._base, "_bonsai", UNKNOWN)
                 t._base._bonsai = below._replace(dynamic=True, leaf=None)  # type: ignore[attr-defined]
@@ -168,6 +178,7 @@ class Tracer(TorchDispatchMode):
         call.set_outputs.clear()
         call.moves.clear()
         call.record.consumed.clear()
+        call.record.denied = True
         call.deny(f"the rule of {call.name} failed ({type(error).__name__}: {error})")
 
     def finish(self, record: OpRecord) -> None:
@@ -179,16 +190,22 @@ class Tracer(TorchDispatchMode):
             if schema.alias_info is None or not schema.alias_info.is_write:
                 continue
             value = args[i] if i < len(args) else kwargs.get(schema.name)
-            leaf = getattr(value, "_bonsai", UNKNOWN).leaf if isinstance(value, torch.Tensor) else None
+            if not isinstance(value, torch.Tensor):
+                continue
+            leaf = getattr(value, "_bonsai", UNKNOWN).leaf or self._behind(value)
             if leaf in self.parameters:
                 raise TraceError(
                     message(
                         "A forward pass must not write into a parameter.",
-                        f"{func} writes into {leaf!r}: {self.source()}",
+                        f"{func} writes into {leaf!r}: {self.source(str(func))}",
                         "a weight that is normalised or masked in place",
                         "compute a new tensor from the parameter, or keep the changing values in a buffer",
                     )
                 )
+
+    def _behind(self, value: torch.Tensor) -> str | None:
+        """The parameter whose memory a tensor lies in, though the tensor is unknown (`weight.data`)."""
+        return self.memory.get(value.untyped_storage().data_ptr()) if value.device.type != "meta" else None
 
     # ------------------------------------------------------------------ where
     def module_of(self, leaf: str | None) -> str:
@@ -233,6 +250,8 @@ def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, .
 
 def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
     """The arguments that decide values. Sizes and positions are judged by their effect instead."""
+    if kind == "creation":  # the value of a fill; its size is a list
+        return tuple([a for a in (*args, *kwargs.values()) if isinstance(a, int | float)])
     if kind in _BY_EFFECT:
         return tuple([a for a in (*args, *kwargs.values()) if type(a) is float])
     flat: list[Any] = []

@@ -34,9 +34,10 @@ def restrict(graph: ChannelGraph, model: nn.Module, ignore: Named = (), only: Na
         for g in graph.groups:
             made = {(b.name, b.axis) for b in g.bound("produces")} or {(b.name, b.axis) for b in g.bindings}
             if not made & allowed:
-                first = g.bindings[0]
-                labels = graph.evidence.labels[first.name][first.axis][first.index >= 0]
-                frozen.append((labels, "not made by a module that only= names", None))
+                frozen += [
+                    (graph.evidence.labels[b.name][b.axis][b.index >= 0], "not made by a module that only= names", None)
+                    for b in g.bindings
+                ]
     if not frozen:
         return graph
     evidence: Evidence = graph.evidence

@@ -80,10 +80,11 @@ def show(study: Study, console: Console | None = None) -> None:
 def spec(about: About) -> str:
     """What every report must say: convention, data, hardware, versions."""
     data = about.data
+    source = f"; pretrained starts are from {data['pretrained_on']}" if "pretrained_on" in data else ""
     return (
         f"MACs: {MACS_CONVENTION}. Data: {data['name']}, {data['train']} images to train, {data['val']} to choose, "
-        f"{data['test']} to test. Hardware: {about.hardware.get('device', '?')}, {about.config['threads']} thread(s) a "
-        f"process. Versions: {', '.join(f'{k} {v}' for k, v in sorted(about.versions.items()))}."
+        f"{data['test']} to test{source}. Hardware: {about.hardware.get('device', '?')}, {about.config['threads']} "
+        f"thread(s) a process. Versions: {', '.join(f'{k} {v}' for k, v in sorted(about.versions.items()))}."
     )
 
 

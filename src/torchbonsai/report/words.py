@@ -61,6 +61,12 @@ def footnotes(rows: list[Row]) -> list[str]:
         f"differences: points, paired by seed{f', [{LEVEL:.0%} paired t-interval]' if n >= 3 else ''}, each by itself",
         "training MACs: from random weights on, 3 x forward a training image, 1 x a scored one",
     ]
+    if timed := [x.latency for r in rows for x in r.records if x.latency]:
+        spread = max(t["p90_ms"] / t["p10_ms"] for t in timed)
+        notes.append(
+            "latency: one image, float32, eager; mean over the seeds of each network's median; within one network's "
+            f"timing the slowest tenth took up to {spread:.2f}x the fastest tenth"
+        )
     if any(r.uneven for r in rows):
         notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget")
     inexact = sorted({x.arm.name for x in rows for r in x.records if r.verification and not r.verification["exact"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,5 +42,5 @@ def hand_over(record: RunRecord, trained: Done, found: list[RunRecord], out: Pat
         runs=len(found),
         arms=len({r.arm for r in found}),
         folder=str(Path("best") / record.arm.budget),
-        load=f'import torchbonsai as tb\nmodel = tb.load("{folder}")',
+        load=f"import torchbonsai as tb\nmodel = tb.load({json.dumps(str(folder))})",
     )

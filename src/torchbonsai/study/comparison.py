@@ -25,7 +25,7 @@ from torchbonsai.study.record import RunRecord, write
 from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished, Run, equal_compute, equal_epochs, spent_before
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.store import Store, versions
+from torchbonsai.study.store import Store, check_writable, versions
 from torchbonsai.study.summary import summarise
 
 OnEvent = Callable[[Event], None]
@@ -51,6 +51,7 @@ def compare_config(
     material, places = look(config)
     arms = Arms(config, material)
     out = Path(config.out)
+    check_writable(out)
     finished: dict[str, Any] = {}
     runs: list[Run] = []
 
@@ -64,7 +65,9 @@ def compare_config(
 
     with _executor(config, Store(out / "stages")) as (store, executor):
         runs = equal_epochs(arms)
-        first = [s for r in runs for s in (r.measured, r.timed)] + [n.stage for n in arms.cuts]
+        # The uniform controls come first: they need no training, and not every model can be remade.
+        uniform = [n.stage for n in arms.cuts if n.arm.control == "uniform-new"]
+        first = [*uniform, *(s for r in runs for s in (r.measured, r.timed)), *(n.stage for n in arms.cuts)]
         run(first, store, executor, listener=listener, places=places)
         later = equal_compute(arms, finished)
         runs = [*runs, *later]

@@ -117,9 +117,17 @@ class CompareConfig:
                 "round_to and score_images must be at least 1, workers at least 0",
                 f"{self.round_to}, {self.score_images}, {self.workers}",
             )
+        self._unused()
         self.training(self.epochs, 0)  # its own checks, before anything runs
         for epochs in (self.source_epochs, self.start_epochs):
             self.training(self.epochs if epochs is None else epochs, 0)
+
+    def _unused(self) -> None:
+        """Raises ConfigError for a setting of a start that is not compared: it would be ignored."""
+        for name, start in (("source", "pretrained"), ("source_epochs", "pretrained"), ("start_epochs", "trained")):
+            if getattr(self, name) is not None and start not in self.starts:
+                got = f"{name}={getattr(self, name)!r} with starts {', '.join(self.starts)}"
+                raise _wrong(f"{name} belongs to the {start!r} start, which must be among the starts", got)
 
     @property
     def numerics(self) -> Numerics:

@@ -11,6 +11,7 @@ from torchbonsai.study.table import Row, blocks
 
 ALPHA = 1 - LEVEL
 VARIES = "seeds vary initial weights, data order and random choices; the split is fixed"
+ONE_CHECKPOINT = "; every pretrained start is the same checkpoint, where seeds vary only what comes after it"
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,16 @@ def _sentence(budget: str, fairness: str, rows: list[Row], differences: tuple[Di
         )
     shown = [d for d in differences if d.supported]
     head = (
-        f"{where} (n = {n} trainings an arm; {VARIES}), of {_count(len(differences), 'paired difference')} in test "
-        f"accuracy (paired t-tests, Holm's correction at {ALPHA:.0%}) the intervals support {_supported(shown)}"
+        f"{where} (n = {n} trainings an arm; {_varies(rows)}), of {_count(len(differences), 'paired difference')} in "
+        f"test accuracy (paired t-tests, Holm's correction at {ALPHA:.0%}) the intervals support {_supported(shown)}"
     )
     return f"{head}; {_not_shown([d for d in differences if not d.supported])}."
+
+
+def _varies(rows: list[Row]) -> str:
+    """What a seed changes. A pretrained start whose training was never counted anywhere is a checkpoint's."""
+    counted = {r.arm.source_counted for r in rows if r.arm.start == "pretrained"}
+    return VARIES + (ONE_CHECKPOINT if counted == {False} else "")
 
 
 def _supported(shown: list[Difference]) -> str:

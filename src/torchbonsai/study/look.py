@@ -11,6 +11,7 @@ from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.study.arms import Material, Source
 from torchbonsai.study.config import SOURCES, CompareConfig
 from torchbonsai.study.methods import code_digest
+from torchbonsai.study.numerics import check_device
 from torchbonsai.study.stages.images import epoch_of, found
 from torchbonsai.study.stages.start import file_digest
 
@@ -20,6 +21,7 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
 
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
+    check_device(config.device)
     target, splits, places = found(DataConfig(config.data, config.data_dir, config.limit_train, config.val_size))
     model = ModelConfig(config.model, splits.in_shape, splits.classes)
     module = build(model, seed=0)
@@ -49,10 +51,10 @@ def _source_of(config: CompareConfig, model: ModelConfig) -> tuple[Source, dict[
                 "say source=NAME of a data set, or the path of a checkpoint; or leave 'pretrained' out of starts",
             )
         )
-    return _data_source(config, model, name) if name in data_names() else _checkpoint(name)
+    return _data_source(config, model, name) if name in data_names() else _checkpoint(name, config.source_epochs)
 
 
-def _checkpoint(name: str) -> tuple[Source, dict[str, str]]:
+def _checkpoint(name: str, source_epochs: float | None) -> tuple[Source, dict[str, str]]:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -61,6 +63,15 @@ def _checkpoint(name: str) -> tuple[Source, dict[str, str]]:
                 repr(name),
                 "a mistyped name or path",
                 f"data sets are {', '.join(data_names())}",
+            )
+        )
+    if source_epochs is not None:
+        raise ConfigError(
+            message(
+                "source_epochs needs a source that is trained here, a data set",
+                f"source_epochs={source_epochs} and the checkpoint {path.name}",
+                "a checkpoint's training is over",
+                "leave source_epochs out",
             )
         )
     digest = file_digest(path)

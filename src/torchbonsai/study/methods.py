@@ -45,8 +45,16 @@ def criterion_of(method: Method, seed: int) -> Criterion:
     """A new criterion. seed: for those that draw; a factory gets it if it has a parameter of that name."""
     if method.name in METHODS:
         return METHODS[method.name](seed)
-    factory = find_factory(method.name, tuple(METHODS))
-    found = factory(seed=seed) if "seed" in inspect.signature(factory).parameters else factory()
+    if ":" not in method.name:
+        raise ConfigError(
+            message(
+                "a method is one of ours or package.module:factory",
+                repr(method.name),
+                "a typing error, or a method that is not there yet",
+                f"ours are {', '.join(METHODS)}",
+            )
+        )
+    found = _made(method.name, seed)
     if not (callable(getattr(found, "score", None)) and hasattr(found, "needs")):
         raise ConfigError(
             message(
@@ -57,6 +65,22 @@ def criterion_of(method: Method, seed: int) -> Criterion:
             )
         )
     return found
+
+
+def _made(name: str, seed: int) -> Any:
+    """What the user's factory returns. Raises ConfigError where it raises."""
+    factory = find_factory(name, tuple(METHODS))
+    try:
+        return factory(seed=seed) if "seed" in inspect.signature(factory).parameters else factory()
+    except Exception as error:
+        raise ConfigError(
+            message(
+                f"the factory {name!r} must make a criterion",
+                f"{type(error).__name__}: {error}",
+                "an error in the factory, or one that needs arguments",
+                "call it by hand, without arguments or with seed=0",
+            )
+        ) from error
 
 
 def passes_of(criterion: Any) -> int:

@@ -37,6 +37,21 @@ class Numerics:
             )
 
 
+def check_device(device: str) -> None:
+    """Raises ConfigError for a device that this machine, or this build of PyTorch, does not have."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            message(
+                "the device must be one that PyTorch can use here",
+                f"{device!r} ({str(error).partition(chr(10))[0]})",
+                "a mistyped name, a machine without that device, or a build of PyTorch without it",
+                "say --device cpu, or install the build for your device",
+            )
+        ) from error
+
+
 @contextlib.contextmanager
 def applied(numerics: Numerics) -> Iterator[None]:
     """Set threads and determinism for a block, and put back what was there."""

@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ import torch
 from filelock import BaseFileLock, FileLock
 from torch import Tensor
 
+from torchbonsai.artifacts.folder import writing
 from torchbonsai.core.config import canonical_json, config_hash, plain, write_atomic
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.stage import Kind, Output
@@ -84,6 +86,14 @@ def key_of(kind: Kind, config: Any, parents: Mapping[str, str]) -> str:
     """The name of a stage's folder. parents: role -> digest of that parent's output."""
     identity = {"kind": kind.name, "version": kind.version, "config": config, "parents": dict(parents)}
     return f"{kind.name}-{config_hash(identity | {'code': versions()})}"
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder`, and a file in it that is gone again. Raises ArtifactError where that is refused."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 class Store:

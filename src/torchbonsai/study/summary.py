@@ -17,7 +17,7 @@ from torchbonsai.cost.latency import device_name
 from torchbonsai.data.splits import Splits
 from torchbonsai.study.about import About, write_about
 from torchbonsai.study.best import best, candidates, hand_over
-from torchbonsai.study.config import CompareConfig
+from torchbonsai.study.config import SOURCES, CompareConfig
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.runs import Finished, Run
 from torchbonsai.study.store import versions
@@ -37,7 +37,7 @@ def summarise(
     about = About(
         identity=config.identity,
         config=plain(config),
-        data=data_in_words(splits),
+        data=data_in_words(splits) | pretrained_on(config),
         versions=versions(),
         hardware=hardware(config.device),
         records=tuple(f"{record.name}.json" for record in records),
@@ -53,6 +53,11 @@ def data_in_words(splits: Splits) -> dict[str, Any]:
     sizes = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
     about = {"name": splits.name, "classes": splits.classes, "shape": list(splits.in_shape), "source": splits.source}
     return about | sizes
+
+
+def pretrained_on(config: CompareConfig) -> dict[str, str]:
+    """What the pretrained start comes from, if that start is compared: a data set, or a checkpoint's path."""
+    return {"pretrained_on": config.source or SOURCES[config.data]} if "pretrained" in config.starts else {}
 
 
 def command() -> str:

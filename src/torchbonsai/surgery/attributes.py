@@ -50,6 +50,7 @@ def _small_shapes(
             continue
         names = [prefix + short, f"{prefix}parametrizations.{short}.original"]
         names += [f"{prefix}parametrizations.{short}.original{k}" for k in (1, 0)]
+        names += [f"{prefix}{short}_v", f"{prefix}{short}_orig"]  # torch.nn.utils.weight_norm and spectral_norm
         name = next((n for n in names if n in kept), None)
         axes = kept[name] if name is not None else {}
         same_rank = name is None or len(shapes[name]) == value.dim()

@@ -73,8 +73,13 @@ def _name(p: nn.Parameter, names: dict[int, str]) -> str:
 
 def _same_class(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """A new optimizer without calling the class's own __init__, whose arguments are not known."""
-    fresh = copy.copy(optimizer)
-    fresh.__dict__ = dict(optimizer.__dict__)
+    kind = type(optimizer)
+    fresh: torch.optim.Optimizer = kind.__new__(kind)
+    # A scheduler binds `step` to the optimizer that it was made for: a method kept as an attribute must not come along.
+    fresh.__dict__ = {k: v for k, v in optimizer.__dict__.items() if not callable(getattr(kind, k, None))}
+    for name, hooks in optimizer.__dict__.items():
+        if name.endswith("_hooks"):
+            setattr(fresh, name, hooks.copy())
     fresh.param_groups = groups
     fresh.state = type(optimizer.state)(optimizer.state.default_factory)
     fresh.defaults = copy.deepcopy(optimizer.defaults)
@@ -82,17 +87,28 @@ def _same_class(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) 
 
 
 def _slice(plan: PruningPlan, name: str, p: nn.Parameter, key: str, value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) and not _tensors_inside(value):
         return copy.deepcopy(value)
+    if not isinstance(value, torch.Tensor):
+        raise _not_sliceable(f"state {key!r} of {name!r} is a {type(value).__name__} of tensors")
     if value.shape == p.shape and p.dim() > 0:
         sliced = narrow(value, plan.kept.get(name, {}))
         return sliced.detach()
     if value.numel() == 1:
         return value.clone()
-    raise PlanError(
+    raise _not_sliceable(f"state {key!r} of {name!r} has shape {tuple(value.shape)}, the parameter {tuple(p.shape)}")
+
+
+def _tensors_inside(value: Any) -> bool:
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    return any(isinstance(v, torch.Tensor) or _tensors_inside(v) for v in members)
+
+
+def _not_sliceable(got: str) -> PlanError:
+    return PlanError(
         message(
             "Optimizer state must have its parameter's shape or be a scalar.",
-            f"state {key!r} of {name!r} has shape {tuple(value.shape)}, the parameter {tuple(p.shape)}",
+            got,
             "the optimizer keeps factored or flattened moments",
             "make a new optimizer for the small model",
         )

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import VerificationError, message
-from torchbonsai.graph.call import flat_tensors
+from torchbonsai.graph.call import flat_tensors, map_tensors, tensors_within
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, draw_alike, undisturbed
 from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.apply import apply
@@ -106,14 +106,16 @@ def _largest_error(
 def _error(sites: GateSites, kept: Bools, large: nn.Module, tiny: nn.Module, example: Example) -> float:
     """max|small - masked| / max|masked| over all outputs; infinite where only one of them is not finite."""
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
+    draw_alike()
     masked = run_gated(sites, large, _own(example), g)
     args, kwargs = _own(example)
+    draw_alike()
     return _difference(masked, tiny(*args, **kwargs))
 
 
 def _difference(masked: Any, out: Any) -> float:
     worst = 0.0
-    for a, b in zip(flat_tensors(masked), flat_tensors(out), strict=True):
+    for a, b in zip(tensors_within(masked), tensors_within(out), strict=True):
         if a.shape != b.shape:
             return float("inf")
         if not a.is_floating_point() or not a.numel():
@@ -157,20 +159,12 @@ def _calibrate(sites: GateSites, kept: Bools, large: nn.Module, example: Example
 
 
 def _own(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    if isinstance(value, list | tuple):
-        return type(value)(_own(v) for v in value)
-    return {k: _own(v) for k, v in value.items()} if isinstance(value, dict) else value
+    return map_tensors(torch.Tensor.clone, value)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     """Floating tensors as `dtype`, detached; everything else as it is."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(dtype) if value.is_floating_point() else value.detach()
-    if isinstance(value, list | tuple):
-        return type(value)(_cast(v, dtype) for v in value)
-    return {k: _cast(v, dtype) for k, v in value.items()} if isinstance(value, dict) else value
+    return map_tensors(lambda t: t.detach().to(dtype) if t.is_floating_point() else t.detach(), value)
 
 
 def randomise_constants(graph: ChannelGraph, model: nn.Module) -> None:

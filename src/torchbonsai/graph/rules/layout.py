@@ -9,6 +9,7 @@ import torch
 
 from torchbonsai.graph.call import Call
 from torchbonsai.graph.channel_graph import Ints
+from torchbonsai.graph.labels import Field
 from torchbonsai.graph.rules.registry import rule
 
 Axes = tuple[int, ...]
@@ -53,16 +54,18 @@ def permute(call: Call) -> None:
 @rule("aten::unsqueeze", kind="layout")
 def unsqueeze(call: Call) -> None:
     x = call.tensors[0]
-    at = int(call.args[1]) % (x.dim() + 1)
+    at = int(call.args[1]) % call.out.dim()
     follow(call, call.out, x, lambda axes, ids: (tuple(a + (a >= at) for a in axes), ids))
 
 
 @rule("aten::squeeze", kind="layout")
 def squeeze(call: Call) -> None:
     x = call.tensors[0]
+    before = call.tracer.before if call.func._schema.is_mutable else None
+    shape = before[0] if before is not None else x.shape  # squeeze_ has changed x already
     value = call.arg(1, "dim")
-    asked = range(x.dim()) if value is None else value if isinstance(value, list | tuple) else [value]
-    gone = {int(d) % x.dim() for d in asked} & {a for a, n in enumerate(x.shape) if n == 1}
+    asked = range(len(shape)) if value is None else value if isinstance(value, list | tuple) else [value]
+    gone = {int(d) % max(len(shape), 1) for d in asked} & {a for a, n in enumerate(shape) if n == 1}
 
     def move(axes: Axes, ids: Ints) -> tuple[Axes, Ints]:
         stay = [k for k, a in enumerate(axes) if a not in gone]
@@ -84,7 +87,19 @@ def expand(call: Call) -> None:
         stay = [k for k, a in enumerate(axes) if x.shape[a] == out.shape[a + shift]]
         return tuple(axes[k] + shift for k in stay), ids.reshape([ids.shape[k] for k in stay])
 
-    follow(call, call.out, x, move)
+    follow(call, out, x, move)
+    if not call.fields(x):
+        _spread_alone(call, x, out)
+
+
+def _spread_alone(call: Call, x: torch.Tensor, out: torch.Tensor) -> None:
+    """A map without channels spread over them (attention over space): the copies may shrink with their user."""
+    shift = out.dim() - x.dim()
+    known = call.tracer.expected_axes(0)
+    wide = [a for a, n in enumerate(out.shape) if n > 1 and (a < shift or x.shape[a - shift] == 1)]
+    for axis in wide if known is None else [a for (a,) in known]:
+        labels = call.fresh(out.shape[axis])
+        call.place(out, (axis,), np.arange(labels.size), labels)
 
 
 # ---------------------------------------------------------------- axes are cut
@@ -322,6 +337,17 @@ def index(call: Call) -> None:
             call.deny(f"{call.name} with places that depend on the input")
         return
     mover(call)
+
+
+@rule("aten::embedding", kind="lookup")
+def embedding(call: Call) -> None:
+    """weight (n, c), indices (*) -> (*, c): rows are looked up whole."""
+    weight, places = call.tensors[:2]
+    call.pin(weight, [0], f"{call.name} looks rows up")
+    call.freeze(places, f"{call.name} takes places from it")
+    for f in call.fields(weight):
+        call.produce(weight, f.labels)
+        call.give(call.out, (Field((call.out.dim() - 1,), f.labels),))
 
 
 @rule("aten::constant_pad_nd", kind="layout")

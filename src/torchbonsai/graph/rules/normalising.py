@@ -67,6 +67,19 @@ def softmax(call: Call) -> None:
     call.give(call.outputs[0], tuple(Field(*f) for f in call.fields(x)))
 
 
+@rule("aten::_weight_norm_interface", kind="normalising")
+def weight_norm(call: Call) -> None:
+    """v of any shape, g of size one but along `dim`: g v / |v|, the norm taken over all other axes."""
+    v, g = call.tensors[:2]
+    dim = int(call.arg(2, "dim", 0)) % v.dim()
+    fields = call.join([(v, tuple(range(v.dim()))), (g, tuple(range(v.dim() - g.dim(), v.dim())))]).fields
+    for f in fields:
+        if f.axes != (dim,):
+            call.inexact(f.labels, "weight norm takes its norm over the weights that read a channel")
+    call.give(call.outputs[0], fields)
+    call.give(call.outputs[1], tuple(f for f in fields if f.axes == (dim,)))
+
+
 @rule("aten::glu", kind="layout")
 def glu(call: Call) -> None:
     """x halved along `dim`: the first half times the sigmoid of the second; position j leaves in both halves."""

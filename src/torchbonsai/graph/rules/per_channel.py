@@ -26,12 +26,23 @@ def batch_norm(call: Call) -> None:
     letters = tuple(range(x.dim()))
     vectors = [(t, (1,)) for t in call.tensors[1:] if t.dim() == 1 and t.numel() == x.shape[1]]
     fields = call.join([(x, letters), *vectors]).fields
+    if not call.tracer.log.training and _takes_statistics(call):
+        for f in fields:
+            if f.axes != (1,):
+                call.inexact(f.labels, f"{call.name} takes its statistics over channels")
     channel = tuple(f._replace(axes=(0,)) for f in fields if f.axes == (1,))
     for out in call.outputs:
         if out.shape == x.shape:
             call.give(out, fields)
         elif out.shape == x.shape[1:2]:
             call.give(out, channel)
+
+
+def _takes_statistics(call: Call) -> bool:
+    """Of its input, that is, rather than the running ones (instance norm in eval mode, say)."""
+    if "no_training" in call.name or "no_update" in call.name:
+        return False
+    return "with_update" in call.name or bool(call.args[3 if "no_stats" in call.name else 5])
 
 
 @rule("aten::prelu", "aten::_prelu_kernel", kind="per_channel")
@@ -46,13 +57,6 @@ def prelu(call: Call) -> None:
     else:
         call.freeze(weight, "one slope for all channels")
     call.give(call.out, call.join(operands).fields)
-
-
-@rule("aten::set_", kind="inert")
-def emptied(call: Call) -> None:
-    """x.set_() gives x's memory back; any other form lays a tensor over other memory."""
-    if len(call.args) > 1 or call.kwargs:
-        call.deny(f"{call.name} lays a tensor over other memory")
 
 
 @rule("aten::sym_size", "aten::_local_scalar_dense", "aten::is_same_size", "aten::equal", kind="inert")

@@ -45,11 +45,13 @@ def _finish(call: Call, x: torch.Tensor, position: int, statistic: str | None) -
 @rule("aten::sum", "aten::nansum", kind="reduction")
 def sum_(call: Call) -> None:
     """A sum over channels is a contraction with ones."""
-    _finish(call, call.tensors[0], 1 if "dim" in call.name else 99, None)
+    named = "dim" in call.name or "nansum" in call.name
+    _finish(call, call.tensors[0], 1 if named else 99, None)
 
 
 _STATISTICS = "mean var std var_mean std_mean amax amin aminmax logsumexp norm linalg_vector_norm prod max min argmax \
 argmin all any count_nonzero median nanmedian"
+_LOCATING = frozenset(("argmax", "argmin", "max", "min", "median", "nanmedian"))
 _POSITION = {"norm": 2, "linalg_vector_norm": 2}
 
 
@@ -69,4 +71,14 @@ def statistic(call: Call) -> None:
         position = 99
     if isinstance(call.arg(position, "dim"), bool):
         position = 99
+    if name in _LOCATING:
+        _locate(call, call.tensors[0], reduced_axes(call, call.tensors[0], position))
     _finish(call, call.tensors[0], position, f"a {name} over channels")
+
+
+def _locate(call: Call, x: torch.Tensor, gone: tuple[int, ...]) -> None:
+    """The positions that come out (beside the values, or alone) number the channels that are reduced."""
+    numbered = tuple(labels for axes, labels in call.fields(x) if set(axes) & set(gone))
+    for out in call.outputs if numbered else ():
+        if out.dtype == torch.int64 and (len(call.outputs) > 1 or "arg" in call.name):
+            call.places[id(out)] = numbered

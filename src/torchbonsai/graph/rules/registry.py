@@ -15,8 +15,8 @@ _cache: dict[Any, Known] = {}
 UNTAGGED_POINTWISE = frozenset(
     "aten::" + name
     for name in """hardswish hardswish_ mish mish_ log_sigmoid_forward native_dropout _to_copy copy_ detach alias clone
-    contiguous lift lift_fresh lift_fresh_copy dropout bernoulli_ fill zero zero_ hardtanh hardtanh_ relu6 celu celu_
-    _conj_physical _prelu_kernel rrelu_with_noise rrelu_with_noise_ masked_fill masked_fill_ where
+    contiguous lift lift_fresh lift_fresh_copy dropout bernoulli_ fill fill_ zero zero_ hardtanh hardtanh_ relu6 celu
+    celu_ _conj_physical _prelu_kernel rrelu_with_noise rrelu_with_noise_ masked_fill masked_fill_ where
     """.split()
 )
 """Pointwise by their definition, yet without PyTorch's tag on some supported version; every name has a test."""

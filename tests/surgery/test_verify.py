@@ -120,3 +120,22 @@ def test_a_forward_in_float32_only_is_compared_in_float32(x):
     assert said.exact
     assert said.dtype == "float32"
     assert "float32" in str(said)
+
+
+def test_outputs_that_are_no_floats_are_compared_too() -> None:
+    class Classes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(6, 8), torch.nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x).relu()).argmax(1)
+
+    model, x = Classes(), torch.randn(64, 6)
+    result = tb.prune(model, x, budget=tb.Budget(channels=0.5))
+    assert result.verification.exact
+    with torch.no_grad():
+        result.model.b.bias += torch.tensor([9.0, 0, 0, 0, 0])
+    kept = result.graph.keep(result.selection)
+    with pytest.raises(tb.VerificationError):
+        verify(result.graph, result.plan, kept, model, result.model, x)

@@ -118,7 +118,13 @@ def _difference(masked: Any, out: Any) -> float:
     for a, b in zip(tensors_within(masked), tensors_within(out), strict=True):
         if a.shape != b.shape:
             return float("inf")
-        if not a.is_floating_point() or not a.numel():
+        if a.is_complex() and b.is_complex():
+            a, b = torch.view_as_real(a), torch.view_as_real(b)
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return float("inf")
+            continue
+        if not a.numel():
             continue
         if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
             return float("inf")

@@ -1,6 +1,6 @@
 """One network, one arm, in a process of its own; prints one JSON record as its last line.
 
-python benchmarks/_zoo_worker.py ENTRY_JSON {torchbonsai,torch-pruning}
+python benchmarks/_zoo_worker.py ENTRY_JSON {torchbonsai,torch-pruning} SECONDS
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ OUTPUT = "it is an output of the model"
 def main() -> None:
     """Run and print; an exception of the arm is a record, too."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(float(sys.argv[3])), resource.RLIM_INFINITY))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     entry, arm = json.loads(sys.argv[1]), sys.argv[2]

@@ -74,28 +74,37 @@ def _keys(n: int) -> np.ndarray:
 
 def _group_members(producing: list[Axis], atoms_of: dict[Axis, Ints], why: Ints) -> list[tuple[list[Axis], Ints]]:
     """(producing axes, atoms) of each group: atoms made by the same axes, in order along the first of them."""
-    others = [a for a in atoms_of if a not in set(producing)]
+    makes = set(producing)
+    others = [a for a in atoms_of if a not in makes]
     made = np.zeros(why.size, dtype=bool)
     for axis in producing:
         made[atoms_of[axis]] = True
     signature = np.zeros(why.size, dtype=np.uint64)
     for axis, key in zip([*producing, *others], _keys(len(atoms_of)), strict=True):
-        atoms = np.unique(atoms_of[axis])
+        atoms = _distinct(atoms_of[axis])
         # atoms that no weight makes (an embedding that is only added) are told apart by all that holds them
-        atoms = atoms if axis in producing or not len(others) else atoms[~made[atoms]]
-        signature[atoms] += key
+        signature[atoms if axis in makes or not len(others) else atoms[~made[atoms]]] += key
     first: dict[int, Ints] = {}
     axes: dict[int, list[Axis]] = {}
     for axis in [*producing, *others]:
-        atoms = atoms_of[axis][why[atoms_of[axis]] < 0]
-        if axis not in producing:
-            atoms = atoms[~made[atoms]]
-        for s in dict.fromkeys(signature[atoms].tolist()):
+        atoms = atoms_of[axis]
+        atoms = atoms[why[atoms] < 0] if axis in makes else atoms[(why[atoms] < 0) & ~made[atoms]]
+        found = signature[atoms]
+        for s in found[:1].tolist() if (found == found[:1]).all() else dict.fromkeys(found.tolist()):
             if s not in first:
-                mine = atoms[signature[atoms] == s]
-                first[s] = mine[np.sort(np.unique(mine, return_index=True)[1])]
+                mine = atoms[found == s]
+                first[s] = mine if _rising(mine) else mine[np.sort(np.unique(mine, return_index=True)[1])]
             axes.setdefault(s, []).append(axis)
     return [(axes[s], first[s]) for s in first]
+
+
+def _rising(values: Ints) -> bool:
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _distinct(values: Ints) -> Ints:
+    """np.unique, quick where there is nothing to do."""
+    return values if _rising(values) else np.unique(values)
 
 
 def _groups(
@@ -109,9 +118,12 @@ def _groups(
     unread = len(evidence.shapes) * 10 + max(evidence.order.values(), default=0)
     for name in sorted(axes, key=lambda n: evidence.order.get(n, unread)):
         for axis, numbers in axes[name].items():
-            for g in np.unique(group_of[numbers[numbers != FROZEN]]).tolist():
-                mine = (numbers >= offsets[g]) & (numbers < offsets[g + 1])
-                index = np.where(mine, numbers - offsets[g], -1)
+            low, high = int(numbers.min()), int(numbers.max())
+            alone = low != FROZEN and group_of[low] == group_of[high]
+            for g in [int(group_of[low])] if alone else np.unique(group_of[numbers[numbers != FROZEN]]).tolist():
+                index = numbers - offsets[g]
+                if not alone:
+                    index = np.where((index >= 0) & (numbers < offsets[g + 1]), index, -1)
                 for role in _roles(evidence, (name, axis)):
                     held.setdefault(g, []).append(Binding(name, axis, role, index))
     return tuple(
@@ -172,13 +184,16 @@ def _frozen(evidence: Evidence, producing: list[Axis], atoms_of: dict[Axis, Ints
     seen = np.zeros(why.size, dtype=bool)
     entries: list[Frozen] = []
     for name, axis in producing:
-        atoms = np.unique(atoms_of[(name, axis)])
-        for event in dict.fromkeys(why[atoms][why[atoms] >= 0].tolist()):
+        atoms = atoms_of[(name, axis)]
+        atoms = np.unique(atoms[why[atoms] >= 0])
+        for event in dict.fromkeys(why[atoms].tolist()):
             mine = atoms[(why[atoms] == event) & ~seen[atoms]]
             if not mine.size:
                 continue
             seen[mine] = True
-            holders = [f"{n} axis {a}" for (n, a), held in atoms_of.items() if np.isin(mine, held).any()]
+            concerned = np.zeros(why.size, dtype=bool)
+            concerned[mine] = True
+            holders = [f"{n} axis {a}" for (n, a), held in atoms_of.items() if concerned[held].any()]
             reason, source = _reason(evidence, event)
             entries.append(Frozen(_module(name) or name, int(mine.size), reason, source, tuple(holders)))
     return tuple(entries)

@@ -309,11 +309,21 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
     """The tensors in nested tuples, lists and dicts, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in flat_tensors(v)]
+    found: list[torch.Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, into: list[torch.Tensor]) -> None:
     if isinstance(value, dict):
-        return [t for v in value.values() for t in flat_tensors(v)]
-    return []
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return
+    for v in value:
+        if isinstance(v, torch.Tensor):
+            into.append(v)
+        elif isinstance(v, list | tuple | dict):
+            _collect(v, into)
 
 
 def map_tensors(change: Callable[[torch.Tensor], Any], value: Any) -> Any:

@@ -30,6 +30,11 @@ class Evidence:
     solution: Solution
     notes: tuple[str, ...] = ()
 
+    @property
+    def hollow(self) -> bool:
+        """Were activations without values in the passes?"""
+        return any(log.hollow for log in self.logs)
+
     def amended(
         self, equal: Iterable[tuple[Ints, Ints]] = (), frozen: Iterable[tuple[Ints, str, Source | None]] = ()
     ) -> Evidence:

@@ -112,6 +112,9 @@ def alias_copy(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+    for b in model.buffers():
+        if b.is_contiguous() and type(b) is torch.Tensor:
+            memo[id(b)] = b.detach().clone()
     return copy_module(model, memo)
 
 
@@ -145,11 +148,14 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, nn.Module) and _is_plain(kind):
         new: nn.Module = object.__new__(kind)
         memo[id(value)] = new
-        new.__dict__.update({k: _copied(v, memo) for k, v in value.__dict__.items()})
+        state = new.__dict__
+        for k, v in value.__dict__.items():
+            state[k] = v if type(v) in _ATOMIC_TYPES else _copied(v, memo)
         return new
     if kind in (dict, OrderedDict):
         mapping = memo[id(value)] = kind()
-        mapping.update((_copied(k, memo), _copied(v, memo)) for k, v in value.items())
+        for k, v in value.items():  # most are a module's hooks, and empty
+            mapping[_copied(k, memo)] = _copied(v, memo)
         return mapping
     if kind is list:
         members = memo[id(value)] = []

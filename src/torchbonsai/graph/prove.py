@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from torchbonsai.graph.call import POSITION, Call
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed
-from torchbonsai.graph.labels import LabelSpace
+from torchbonsai.graph.labels import Field, LabelSpace, Shadow
+from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log, OpRecord
-from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
+from torchbonsai.graph.trace import forward, module_names, named_tensors
 from torchbonsai.graph.tracer import Tracer, find_source
 
 
@@ -64,20 +66,33 @@ def raw_keep(graph: ChannelGraph, kept: Bools) -> Bools:
     return stays[component]
 
 
-def prove(graph: ChannelGraph, kept: Bools, small: nn.Module, example_inputs: Any) -> Proof:
-    """Run `small` in every mode that was traced, and compare; `small` itself is not touched."""
+def prove(
+    graph: ChannelGraph,
+    kept: Bools,
+    small: nn.Module,
+    example_inputs: Any,
+    modes: tuple[bool, ...] = (False, True),
+    hollow: bool = True,
+) -> Proof:
+    """Run `small` in every mode that was traced, and compare; `small` itself is not touched.
+
+    modes: of training. hollow: train passes may go without values where the large one did; eval passes never do.
+    """
     evidence: Evidence = graph.evidence
     keep = raw_keep(graph, kept)
     examples = as_examples(example_inputs)
     copy = alias_copy(small)
     proof = Proof()
+    cut = Cut(evidence, keep)
+    shadows = cut.shadows(copy)
     with undisturbed(small):
-        for training in (False, True):
+        for training in modes:
             logs = [log for log in evidence.proofs if log.training is training]
             copy.train(training)
             for log in logs:
-                _label(copy, evidence, keep)
-                prover = Prover(evidence, log, keep, module_names(copy), proof)
+                for tensor, shadow in shadows:
+                    tensor._bonsai = shadow  # type: ignore[attr-defined]
+                prover = Prover(cut, log, module_names(copy), proof, hollow and training and log.hollow)
                 example = cropped(examples[log.example], log.crop)
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
@@ -85,13 +100,49 @@ def prove(graph: ChannelGraph, kept: Bools, small: nn.Module, example_inputs: An
     return proof
 
 
-def _label(small: nn.Module, evidence: Evidence, keep: Bools) -> None:
-    seen: set[int] = set()
-    for name, tensor in named_tensors(small):
-        if id(tensor) in seen or name not in evidence.labels:
-            continue
-        seen.add(id(tensor))
-        shadow_tensor(tensor, name, {a: ls[keep[ls]] for a, ls in evidence.labels[name].items()})
+class Cut:
+    """The large network's labels as the small one has them. keep: (labels,) does the raw label stay?
+
+    Shared by the passes of one proof: labels restricted once, pairs found equal, what rules answered.
+    """
+
+    def __init__(self, evidence: Evidence, keep: Bools) -> None:
+        self.evidence, self.keep = evidence, keep
+        self.answered: Memory = {}
+        self._restricted: dict[int, Ints] = {}
+        self._equal: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+
+    def shadows(self, small: nn.Module) -> list[tuple[torch.Tensor, Shadow]]:
+        """Every parameter and buffer of the small network with its labels."""
+        found: dict[int, tuple[torch.Tensor, Shadow]] = {}
+        for name, tensor in named_tensors(small):
+            if id(tensor) not in found and name in self.evidence.labels:
+                labels = self.evidence.labels[name].items()
+                found[id(tensor)] = (
+                    tensor,
+                    Shadow(tuple(Field((a,), self.restrict(ls)) for a, ls in labels), False, name),
+                )
+        return list(found.values())
+
+    def restrict(self, labels: Ints) -> Ints:
+        """The raw labels of the large trace that stay, flat, in order."""
+        known = self._restricted.get(id(labels))
+        if known is None:
+            known = self._restricted[id(labels)] = labels[self.keep[labels]]
+        return known
+
+    def equal(self, a: Ints, b: Ints) -> bool:
+        """Element by element, are the two one atom of the large network, or both frozen?"""
+        if a is b or (id(a), id(b)) in self._equal:
+            return True
+        if a.shape != b.shape:
+            raise ValueError(f"labels of shape {a.shape} cannot meet labels of shape {b.shape}")
+        s = self.evidence.solution
+        same = s.component[a] == s.component[b]
+        if not same.all() and not (same | (s.is_frozen(a) & s.is_frozen(b))).all():
+            return False
+        self._equal[(id(a), id(b))] = a, b  # which keeps both alive, so that their ids stay theirs
+        return True
 
 
 def _run(small: nn.Module, example: Example, prover: Prover) -> None:
@@ -110,26 +161,17 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
 class Prover(Tracer):
     """A tracer that checks against a reference log as it goes and stops at the first difference."""
 
-    def __init__(self, evidence: Evidence, log: Log, keep: Bools, names: dict[int, str], proof: Proof) -> None:
-        super().__init__(LabelSpace(), Log(log.training), names, evidence.parameters)
-        self.reference, self.keep, self.solution, self.proof = log, keep, evidence.solution, proof
+    def __init__(self, cut: Cut, log: Log, names: dict[int, str], proof: Proof, hollow: bool = False) -> None:
+        evidence, mine = cut.evidence, Log(log.training, hollow=hollow)
+        super().__init__(LabelSpace(), mine, names, evidence.parameters)
+        self.cut, self.reference, self.keep, self.solution, self.proof = cut, log, cut.keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
-        self._restricted: dict[int, Ints] = {}
-        self._equal: set[tuple[int, int]] = set()
-        self._alive: list[Ints] = []
+        self.answered, self.restrict = cut.answered, cut.restrict
 
     # ------------------------------------------------------------------ what rules ask for
     def unify(self, a: Ints, b: Ints) -> None:
-        if a is b or (id(a), id(b)) in self._equal:
-            return
-        if a.shape != b.shape:
-            raise ValueError(f"labels of shape {a.shape} cannot meet labels of shape {b.shape}")
-        s = self.solution
-        same = (s.component[a] == s.component[b]) | (s.is_frozen(a) & s.is_frozen(b))
-        if not same.all():
+        if not self.cut.equal(a, b):
             self.fail("channels meet that did not meet in the large network")
-        self._equal.add((id(a), id(b)))
-        self._alive += [a, b]
 
     def freeze(self, labels: Ints, reason: str) -> None:
         if not self.solution.is_frozen(labels).all():
@@ -154,6 +196,10 @@ class Prover(Tracer):
         outputs = self._expected().outputs
         return tuple(f.axes for f in outputs[output]) if output < len(outputs) else None
 
+    def expected(self) -> Any:
+        large = self._expected()
+        return id(large.outputs), large.variant
+
     def expected_variant(self) -> str:
         return self._expected().variant
 
@@ -169,35 +215,32 @@ class Prover(Tracer):
             self.fail("the small network's forward runs more ops")
         return self.reference.records[index]
 
-    def restrict(self, labels: Ints) -> Ints:
-        """The raw labels of the large trace that stay, flat, in order."""
-        known = self._restricted.get(id(labels))
-        if known is None:
-            known = self._restricted[id(labels)] = labels[self.keep[labels]]
-        return known
-
     def finish(self, record: OpRecord) -> None:
         large = self._expected()
         if large.name != record.name:
             self.fail(f"runs {record.name} where the large network ran {large.name}")
         if len(large.outputs) != len(record.outputs):
             self.fail("makes another number of tensors")
-        for k, fields in enumerate(large.outputs):
-            self._compare_output(k, large, record)
-            if large.moves and fields:
-                self._compare_moves(k, large, record)
+        if large.answer is None or record.answer is None or record.answer.agreed is not large.answer:
+            for k, fields in enumerate(large.outputs):
+                self._compare_output(k, large, record)
+                if large.moves and fields:
+                    self._compare_moves(k, large, record)
+            if record.answer is not None:
+                record.answer.agreed = large.answer
         if large.scalars != record.scalars or large.values != record.values:
             self._width_as_value(large)
         self.log.records.append(record)
 
     def _compare_output(self, k: int, large: OpRecord, small: OpRecord) -> None:
         a, b = large.outputs[k], small.outputs[k]
-        if len(a) != len(b) or any(x.axes != y.axes for x, y in zip(a, b, strict=False)):
+        if [x.axes for x in a] != [y.axes for y in b]:
             self.fail("channels lie along other axes")
-        labelled = {axis for f in a for axis in f.axes}
         shape, size = small.shapes[k], large.shapes[k]
-        if len(shape) != len(size) or any(shape[i] != size[i] for i in range(len(size)) if i not in labelled):
-            self.fail(f"its output has shape {shape} where only channels may differ from {size}")
+        if shape != size:
+            labelled = {axis for f in a for axis in f.axes}
+            if len(shape) != len(size) or any(shape[i] != size[i] for i in range(len(size)) if i not in labelled):
+                self.fail(f"its output has shape {shape} where only channels may differ from {size}")
         for x, y in zip(a, b, strict=True):
             want = self.restrict(x.labels)
             if want is not y.labels and not np.array_equal(want, y.labels.ravel()):

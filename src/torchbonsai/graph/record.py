@@ -32,7 +32,9 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
-    moves: per output and field, where each element came from (layout ops only). denied: its rule raised."""
+    moves: per output and field, where each element came from (layout ops only). denied: its rule raised. answer: what
+    another pass may find again (`graph.memory.Answer`).
+    """
 
     name: str
     kind: str = ""
@@ -48,13 +50,15 @@ class OpRecord:
     consumed: list[Consumption] = field(default_factory=list)
     pointers: list[tuple[str, Ints]] = field(default_factory=list)
     products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
+    answer: Any = None
 
 
 @dataclass(eq=False)
 class Log:
     """One forward pass in one mode on one example, number `example`.
 
-    doubled: on its batch repeated once. crop: on so many rows and columns of it. note: why it could not be run.
+    doubled: on its batch repeated once. crop: on so many rows and columns of it. hollow: activations had sizes, but no
+    values (see graph/hollow.py). note: why it could not be run.
     """
 
     training: bool
@@ -62,4 +66,5 @@ class Log:
     records: list[OpRecord] = field(default_factory=list)
     doubled: bool = False
     crop: int | None = None
+    hollow: bool = False
     note: str | None = None

@@ -24,18 +24,33 @@ from torchbonsai.graph.forward import (
     unwrap,
 )
 from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
+from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
-_HEAVY_MACS = 1_000_000_000
+_HEAVY_MACS = 12_000_000
+"""An op: above so many on average, running on a crop saves more than one more pass costs."""
 _CROPS = (64, 128)
 
 
-def observe(model: nn.Module, example_inputs: Any) -> ChannelGraph:
-    """The channel graph as the passes show it; nothing has been proved against widths baked into Python."""
+def observe(model: nn.Module, example_inputs: Any, hollow: bool = True) -> ChannelGraph:
+    """The channel graph as the passes show it; nothing has been proved against widths baked into Python.
+
+    hollow: activations have sizes, but no values, as long as the forward does not look at them. What such passes show
+    holds once a real pass agreed with it; `Settler` sees to that.
+    """
+    if hollow:
+        try:
+            return _observe(model, example_inputs, True)
+        except Exception:  # noqa: BLE001 - the passes below run for real, and say what is wrong
+            pass
+    return _observe(model, example_inputs, False)
+
+
+def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
-    passes = _Passes(copy)
+    passes = _Passes(copy, hollow)
     with undisturbed(model):
         copy.eval()
         full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
@@ -64,20 +79,22 @@ def observe(model: nn.Module, example_inputs: Any) -> ChannelGraph:
 class _Passes:
     """Traced forwards of one copy over one label space."""
 
-    def __init__(self, copy: nn.Module) -> None:
-        self.copy, self.space = copy, LabelSpace()
+    def __init__(self, copy: nn.Module, hollow: bool) -> None:
+        self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
         self.labels, self.aliases = label_tensors(copy, self.space)
         self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
         self.memory = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
+        self.answered: Memory = {}
         self.offset = 0
 
     def run(self, example: Example, log: Log) -> Log:
         """One forward, written into `log`."""
+        log.hollow = self.hollow
         tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
-        tracer.memory = self.memory
+        tracer.memory, tracer.answered = self.memory, self.answered
         log.note = run_traced(self.copy, example, tracer)
         self.offset += len(log.records)
         return log
@@ -91,7 +108,7 @@ class _Passes:
     def smaller(self, example: Example, full: Log) -> list[Log]:
         """The pass to prove against: of a crop of the picture where that is cheaper and takes the same way."""
         macs = sum(c * math.prod(e.size for e in extents) for r in full.records for c, extents, _ in r.products)
-        if macs < _HEAVY_MACS:
+        if macs < _HEAVY_MACS * len(full.records):
             return [full]
         for crop in _CROPS:
             small = cropped(example, crop)
@@ -101,12 +118,16 @@ class _Passes:
             try:
                 log = self.run(small, Log(False, crop=crop))
             except TraceError:
-                self.space.reset(mark)  # what a forward that broke off equated or froze is no evidence
+                self._forget(mark)  # what a forward that broke off equated or froze is no evidence
                 continue
             if [r.name for r in log.records] == [r.name for r in full.records]:
                 return [log]
-            self.space.reset(mark)
+            self._forget(mark)
         return [full]
+
+    def _forget(self, mark: tuple[int, int, int]) -> None:
+        self.space.reset(mark)
+        self.answered.clear()
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -157,6 +178,8 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
         raise
     except Exception as error:
         if tracer.log.training:
+            if tracer.log.hollow and "more than 1 value per channel" not in str(error):
+                raise
             if "more than 1 value per channel" in str(error) and not tracer.log.doubled:
                 tracer.log.records.clear()
                 tracer.log.doubled = True

@@ -14,9 +14,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import TraceError, message
+from torchbonsai.graph import hollow
 from torchbonsai.graph.call import UNKNOWN, Call, flat_tensors
 from torchbonsai.graph.channel_graph import Ints, Source
-from torchbonsai.graph.labels import Event, Fields, LabelSpace, Shadow
+from torchbonsai.graph.labels import Event, LabelSpace, Shadow
+from torchbonsai.graph.memory import Answer, Memory, key_of, remember
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.rules import load, registry
 
@@ -51,6 +53,7 @@ class Tracer(TorchDispatchMode):
         self.current = ""
         self.memory: dict[int, str] = {}
         self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        self.answered: Memory = {}
 
     # ------------------------------------------------------------------ what rules may ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -76,69 +79,94 @@ class Tracer(TorchDispatchMode):
         """The axes of the fields of an output of the current op, where another pass has fixed them."""
         return None
 
+    def expected(self) -> Any:
+        """What of another pass a rule's answer may depend on."""
+        return None
+
     def expected_variant(self) -> str:
         """The form that another pass took the current op for."""
         return ""
 
     # ------------------------------------------------------------------ the pass
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled inside a pass; PyTorch's guard against it costs as much as a rule."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = flat_tensors(args)
         if kwargs:
             tensors += flat_tensors(kwargs)
-        mutable = func._schema.is_mutable
-        if mutable:
+        shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
+        known = registry.known(func)
+        if known.mutable:
             self._refuse_writes(func, args, kwargs)
             self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
-        out = func(*args, **kwargs)
-        self._observe(func, args, kwargs, tensors, out, mutable)
-        return out
-
-    def _observe(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], out: Any, mutable: bool) -> None:
-        shadows = tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors])
-        kind, rule = registry.lookup(func)
-        foreign = _values([t for t in tensors if not hasattr(t, "_bonsai")])  # made out of sight, of a width perhaps
-        record = OpRecord(str(func), kind, shadows)
-        self.current = record.name
-        call = Call(self, func, record.name, args, kwargs, out, tensors, record)
-        for labels in (ls for s in shadows for ls in s.places):
-            self.freeze(labels, f"{record.name} uses positions of channels as values")
-        if rule is None:
-            call.deny()
-        elif kind in _ALWAYS or record.name in _ALWAYS or any(s.fields for s in shadows):
-            try:
-                rule(call)
-            except Exception as error:  # noqa: BLE001 - freezing is sound, whatever a rule stumbled over
-                self.rule_failed(call, error)
+        record = OpRecord(known.name, known.kind, shadows)
+        dynamic = labelled = False
+        foreign: list[torch.Tensor] = []  # made out of sight, of a width perhaps
+        for t, s in zip(tensors, shadows, strict=True):
+            dynamic, labelled = dynamic or s.dynamic, labelled or bool(s.fields)
+            if s is UNKNOWN and not hasattr(t, "_bonsai"):
+                foreign.append(t)
+            for labels in s.places:
+                self.current = known.name
+                self.freeze(labels, f"{known.name} uses positions of channels as values")
+        ruled = known.rule is not None and (labelled or known.kind in _ALWAYS or known.name in _ALWAYS)
+        key = key_of(func, known.kind, args, kwargs, tensors, shadows, self.expected()) if ruled else None
+        out = hollow.answer(func, args, kwargs) if self.log.hollow and dynamic else None
+        if out is None:
+            out = func(*args, **kwargs)
+        self.current = known.name
+        call = Call(self, func, known.name, args, kwargs, out, tensors, record)
         outs = call.outputs
-        self._note_outputs(call, outs, shadows, mutable)
-        record.scalars = _scalars(kind, args, kwargs)
-        if kind != "creation" and (not tensors or kind == "constant") and not _arbitrary(func):
+        if key is not None and (answer := self.answered.get(key)) is not None:
+            self._give_again(record, answer)
+        else:
+            self._ask(known, call, ruled)
+            record.outputs = tuple([call.set_outputs.get(id(t), ()) for t in outs])
+            if call.moves:
+                record.moves = tuple([tuple(call.moves.get(id(t), ())) for t in outs])
+            if key is not None and not call.places:
+                remember(self.answered, key, record)
+        self._note_outputs(call, outs, dynamic, known.mutable)
+        record.scalars = _scalars(known.kind, args, kwargs)
+        if known.kind != "creation" and (not tensors or known.kind == "constant") and not known.arbitrary:
             record.values = _values(outs)
         elif foreign:
-            record.values = foreign
+            record.values = _values(foreign)
         self.finish(record)
+        return out
 
-    def _note_outputs(self, call: Call, outs: list[torch.Tensor], shadows: tuple[Shadow, ...], mutable: bool) -> None:
-        record = call.record
-        dynamic = any(s.dynamic for s in shadows)
+    def _ask(self, known: registry.Known, call: Call, ruled: bool) -> None:
+        """Let the rule speak. Freezing is sound, whatever a rule stumbled over."""
+        if known.rule is None:
+            call.deny()
+        elif ruled:
+            try:
+                known.rule(call)
+            except Exception as error:  # noqa: BLE001 - see above
+                self.rule_failed(call, error)
+
+    def _give_again(self, record: OpRecord, answer: Answer) -> None:
+        record.outputs, record.moves, record.variant = answer.outputs, answer.moves, answer.variant
+        record.consumed, record.products, record.answer = answer.consumed, answer.products, answer
+
+    def _note_outputs(self, call: Call, outs: list[torch.Tensor], dynamic: bool, mutable: bool) -> None:
+        record, index = call.record, len(self.log.records)
+        shadows = record.inputs
         leaf = shadows[0].leaf if len(shadows) == 1 and record.kind == "layout" else None
-        origins = _origins(record.kind, len(self.log.records), shadows)
-        fields: list[Fields] = []
-        for t in outs:
-            mine = call.set_outputs.get(id(t), ())
-            fields.append(mine)
+        origins = _origins(record.kind, index, shadows)
+        for t, mine in zip(outs, record.outputs, strict=True):
             t._bonsai = Shadow(mine, dynamic, leaf, origins, call.places.get(id(t), ()))  # type: ignore[attr-defined]
             if mutable and dynamic and t._is_view() and t._base is not None:
                 below = getattr(t._base, "_bonsai", UNKNOWN)
                 t._base._bonsai = below._replace(dynamic=True, leaf=None)  # type: ignore[attr-defined]
-        record.outputs = tuple(fields)
         record.shapes = tuple([tuple(t.shape) for t in outs])
-        if call.moves:
-            record.moves = tuple([tuple(call.moves.get(id(t), ())) for t in outs])
         for s in shadows:
             if s.leaf is not None and s.leaf not in self.order:
-                self.order[s.leaf] = self.offset + len(self.log.records)
+                self.order[s.leaf] = self.offset + index
 
     def rule_failed(self, call: Call, error: Exception) -> None:
         """Freeze what the op touches."""
@@ -226,17 +254,16 @@ def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:
     return tuple(flat)
 
 
-def _flatten(value: Any, into: list[Any]) -> None:
-    if isinstance(value, list | tuple):
-        for v in value:
-            _flatten(v, into)
-    elif isinstance(value, bool | int | float | str) or value is None:
-        into.append(value)
+def _flatten(values: Any, into: list[Any]) -> None:
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN:
+            into.append(value)
+        elif kind is list or kind is tuple:
+            _flatten(value, into)
 
 
-def _arbitrary(func: Any) -> bool:
-    """Does the op leave memory as it is, or draw numbers? Then its values say nothing of widths."""
-    return torch.Tag.nondeterministic_seeded in func.tags or "empty" in func.name()
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def _values(outs: list[torch.Tensor]) -> Any:

@@ -71,7 +71,8 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     model = permanent(unwrap(model))
     with collector_at_rest():
         graph = observe(model, example_inputs)
-        return _probe(Settler(model, example_inputs, graph), graph)
+        settler = Settler(model, example_inputs, graph, lambda: observe(model, example_inputs, hollow=False))
+        return _probe(settler, graph)
 
 
 def _probe(settler: Settler, graph: ChannelGraph) -> ChannelGraph:
@@ -125,8 +126,12 @@ def prune(
     given, model = model, permanent(unwrap(model))
     criterion = criterion if criterion is not None else Magnitude(p=2)
     with collector_at_rest():
-        graph = restrict(observe(model, example_inputs), model, ignore, only)
-        settler = Settler(model, example_inputs, graph)
+
+        def observed(hollow: bool) -> ChannelGraph:
+            return restrict(observe(model, example_inputs, hollow), model, ignore, only)
+
+        graph = observed(hollow=True)
+        settler = Settler(model, example_inputs, graph, lambda: observed(hollow=False))
         known = None
         scored = alias_copy(model)  # its forward may write into buffers and attributes
         if criterion.needs & NEEDS_DATA:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -107,21 +107,20 @@ def user_edits(model: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int,
 
     A guess: the caller drops it if the forward no longer runs as it must.
     """
-    edits: list[AttributeEdit] = []
     touched = {prefix for name in kept for prefix in _prefixes(name)}
+    widths: dict[str, dict[str, int]] = {}
     for path, module in model.named_modules():
-        if path not in touched or type(module).__module__.startswith("torch.nn."):
-            continue
-        ints = {k: v for k, v in vars(module).items() if type(v) is int and v > 1 and _WIDTH.search(k)}
-        if not ints:
-            continue
-        sizes = _sizes_below(f"{path}." if path else "", model, kept)
-        edits += [
-            AttributeEdit(path, k, v, new)
-            for k, v in ints.items()
-            if len(sizes.get(v, ())) == 1 and (new := next(iter(sizes[v]))) != v
-        ]
-    return tuple(edits)
+        if path in touched and not type(module).__module__.startswith("torch.nn."):
+            found = {k: v for k, v in vars(module).items() if type(v) is int and v > 1 and _WIDTH.search(k)}
+            if found:
+                widths[path] = found
+    sizes = _sizes_below(widths, model, kept)
+    return tuple(
+        AttributeEdit(path, k, v, new)
+        for path, ints in widths.items()
+        for k, v in ints.items()
+        if len(fits := sizes[path].get(v, set())) == 1 and (new := next(iter(fits))) != v
+    )
 
 
 def _prefixes(name: str) -> list[str]:
@@ -129,11 +128,14 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:k]) for k in range(len(parts) + 1)]
 
 
-def _sizes_below(prefix: str, model: nn.Module, kept: Narrowed) -> dict[int, set[int]]:
-    """Old size -> the sizes that axes of this size become, for all tensors of a module and its children."""
-    sizes: dict[int, set[int]] = defaultdict(set)
-    for name, tensor in model.named_parameters(remove_duplicate=False):
-        if name.startswith(prefix):
-            for axis, n in enumerate(tensor.shape):
-                sizes[n].add(len(kept[name][axis]) if axis in kept.get(name, {}) else n)
+def _sizes_below(paths: Iterable[str], model: nn.Module, kept: Narrowed) -> dict[str, dict[int, set[int]]]:
+    """Path -> old size -> the sizes that axes of this size become, for all tensors of a module and its children."""
+    sizes: dict[str, dict[int, set[int]]] = {path: defaultdict(set) for path in paths}
+    for name, tensor in model.named_parameters(remove_duplicate=False) if sizes else ():
+        axes = kept.get(name, {})
+        changes = [(n, len(axes[axis]) if axis in axes else n) for axis, n in enumerate(tensor.shape)]
+        for prefix in _prefixes(name):
+            if prefix in sizes:
+                for n, new in changes:
+                    sizes[prefix][n].add(new)
     return sizes

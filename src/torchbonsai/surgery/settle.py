@@ -6,7 +6,7 @@ graph, and the selection has to be made again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice, permutations
 from typing import Any
@@ -22,6 +22,7 @@ from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
 from torchbonsai.graph.prove import Failure, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
+from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
@@ -45,11 +46,18 @@ class Settled:
 
 @dataclass
 class Settler:
-    """Remembers, across selections of one model, what was tried at each op that failed."""
+    """Remembers, across selections of one model, what was tried at each op that failed.
+
+    retrace: makes the graph anew from passes on real values; `observe` where nothing is given. Repairs and hypotheses
+    are tried against hollow passes, too; before anything is frozen, the large network is run for real in the mode
+    concerned, and must agree with its hollow pass.
+    """
 
     model: nn.Module
     example_inputs: Any
     base: ChannelGraph
+    retrace: Callable[[], ChannelGraph] | None = None
+    real: set[bool] = field(default_factory=set)
     tried: dict[tuple[bool, int], int] = field(default_factory=dict)
     froze: dict[tuple[bool, int], int] = field(default_factory=dict)
     equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
@@ -96,6 +104,21 @@ class Settler:
                 return better, small, proof
         return None
 
+    def _real(self, graph: ChannelGraph, log: Log) -> bool:
+        """Does the large network, run for real, agree with what its hollow pass showed?"""
+        if log.hollow and log.training not in self.real:
+            whole = np.ones(graph.n_atoms, dtype=bool)
+            if prove(graph, whole, self.model, self.example_inputs, (log.training,), hollow=False).failure is not None:
+                return False
+            self.real.add(log.training)
+        return True
+
+    def _start_again(self) -> ChannelGraph:
+        """What was learnt against hollow passes is forgotten."""
+        self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
+        self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
+        return self.base
+
     # ------------------------------------------------------------------ the graph changes
     def _amend(self, graph: ChannelGraph, kept: Bools, failure: Failure) -> ChannelGraph:
         """The next hypothesis for the failing op, what helped at the same line before first; at last, a freeze."""
@@ -110,6 +133,8 @@ class Settler:
             candidate = build(self._amended())
             if not _collapsed(candidate, failure.seen):
                 return candidate
+        if not self._real(graph, failure.log):
+            return self._start_again()
         self.tried[site] = len(options)
         self.equal.pop(site, None)
         froze = self.froze[site] = self.froze.get(site, -1) + 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from torchbonsai.graph.call import Call, Rule
 
 RULES: dict[str, tuple[str, Rule]] = {}
-_cache: dict[Any, tuple[str, Rule | None]] = {}
+_cache: dict[Any, Known] = {}
 
 UNTAGGED_POINTWISE = frozenset(
     "aten::" + name
@@ -34,11 +34,31 @@ def rule(*names: str, kind: str) -> Callable[[Rule], Rule]:
     return register
 
 
+class Known(NamedTuple):
+    """What there is to know of an op. rule: None where nothing is known. mutable: it writes into an argument.
+
+    arbitrary: it leaves memory as it is, or draws numbers, so that its values say nothing of widths.
+    """
+
+    name: str
+    kind: str
+    rule: Rule | None
+    mutable: bool
+    arbitrary: bool
+
+
 def lookup(func: Any) -> tuple[str, Rule | None]:
     """(kind, rule) of an op; ("unknown", None) where there is no rule."""
+    found = known(func)
+    return found.kind, found.rule
+
+
+def known(func: Any) -> Known:
+    """What there is to know of an op."""
     found = _cache.get(func)
     if found is None:
-        found = _cache[func] = _find(func)
+        arbitrary = torch.Tag.nondeterministic_seeded in func.tags or "empty" in func.name()
+        found = _cache[func] = Known(str(func), *_find(func), func._schema.is_mutable, arbitrary)
     return found
 
 

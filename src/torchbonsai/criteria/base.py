@@ -125,7 +125,8 @@ class ScoringContext:
         """`criterion`'s scores in the graph's order, checked.
 
         Raises DataError for NaN or infinity in a parameter (or NaN in a buffer), or for missing batches; PruningError
-        for a model on the meta device where weights are needed, and where a group has no score, or not one finite number an atom.
+        for a model on the meta device where weights are needed, and where a group has no score or not one finite number
+        an atom.
         """
         if criterion.needs and any(tensor.is_meta for tensor in self._tensors.values()):
             raise _without_values(criterion)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from torchbonsai.graph.channel_graph import Ints
-from torchbonsai.graph.labels import Field, Fields, Shadow
+from torchbonsai.graph.labels import UNKNOWN, Field, Fields, Shadow
 from torchbonsai.graph.record import Consumption, Move, OpRecord
 
 if TYPE_CHECKING:
     from torchbonsai.graph.tracer import Tracer
 
-UNKNOWN = Shadow()
 Letters = tuple[int, ...]
 """A letter for each axis of an operand, as in einsum: 0, 1, … are output axes, negative numbers are contracted."""
 
@@ -220,14 +219,18 @@ class Call:
 
     def pin(self, tensor: torch.Tensor, axes: Collection[int], reason: str) -> None:
         """Nothing leaves along `axes` of the tensor; a channel that lies along others too leaves at all its places."""
+        fields = self.fields(tensor)
+        if not any(a in axes for f in fields for a in f.axes):
+            return
         kept = []
-        for f in self.fields(tensor):
+        for f in fields:
             inside = {a: reason for a in f.axes if a in axes}
             if len(inside) == len(f.axes):
                 self.freeze(f.labels, reason)
             else:
                 kept.append(Field(*self._fix(f.axes, f.labels, inside)) if inside else f)
-        tensor._bonsai = self.shadow(tensor)._replace(fields=tuple(kept))  # type: ignore[attr-defined]
+        self.record.pins = True
+        tensor._bonsai = replace(self.shadow(tensor), fields=tuple(kept))  # type: ignore[attr-defined]
 
     def _consume(
         self,
@@ -303,6 +306,26 @@ def _clusters(items: list[Item]) -> list[tuple[Letters, list[Item]]]:
                 apart.append(other)
         clusters = [*apart, mine]
     return [(tuple(sorted(letters)), members) for letters, members in clusters]
+
+
+def read(args: Any, kwargs: Any) -> tuple[list[torch.Tensor], tuple[Shadow, ...], tuple[Any, ...]]:
+    """An op's tensors in flattened order, their shadows, and its arguments with these in the tensors' places."""
+    tensors: list[torch.Tensor] = []
+    form = _read(args, tensors)
+    if kwargs:
+        form += [*kwargs, *_read(kwargs.values(), tensors)]
+    return tensors, tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors]), tuple(form)
+
+
+def _read(values: Iterable[Any], tensors: list[torch.Tensor]) -> list[Any]:
+    form: list[Any] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+            form.append(getattr(value, "_bonsai", UNKNOWN))
+        else:
+            form.append(tuple(_read(value, tensors)) if isinstance(value, list | tuple) else value)
+    return form
 
 
 def flat_tensors(value: Any) -> list[torch.Tensor]:

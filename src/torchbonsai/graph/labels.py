@@ -27,8 +27,9 @@ class Field(NamedTuple):
 Fields = tuple[Field, ...]
 
 
-class Shadow(NamedTuple):
-    """What the tracer knows of one tensor.
+@dataclass(frozen=True, eq=False, slots=True)
+class Shadow:
+    """What the tracer knows of one tensor. Told apart by identity: equal ones of one label space are one object.
 
     dynamic: it depends on a model input. leaf: the parameter or buffer of which it is a pure rearrangement.
     origins: the numbers of the pointwise ops whose outputs it rearranges.
@@ -40,6 +41,12 @@ class Shadow(NamedTuple):
     leaf: str | None = None
     origins: tuple[int, ...] = ()
     places: tuple[Ints, ...] = ()
+
+
+UNKNOWN = Shadow()
+"""Of a tensor that no op under the tracer made."""
+INPUT = Shadow((), True)
+"""Of the model's inputs."""
 
 
 @dataclass(frozen=True, eq=False)

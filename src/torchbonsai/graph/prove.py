@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchbonsai.graph.call import POSITION, Call
+from torchbonsai.graph.call import POSITION, Call, flat_tensors, read
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed
-from torchbonsai.graph.labels import Field, LabelSpace, Shadow
-from torchbonsai.graph.memory import Memory
+from torchbonsai.graph.labels import INPUT, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.trace import forward, module_names, named_tensors
-from torchbonsai.graph.tracer import Tracer, find_source
+from torchbonsai.graph.tracer import Tracer, find_source, mark, scalars
 
 
 class Mismatch(BaseException):
@@ -101,14 +100,16 @@ def prove(
 
 
 class Cut:
-    """The large network's labels as the small one has them. keep: (labels,) does the raw label stay?
+    """The large network's labels and shadows as the small one has them. keep: (labels,) does the raw label stay?
 
-    Shared by the passes of one proof: labels restricted once, pairs found equal, what rules answered.
+    Shared by the passes of one proof. small: what was found to carry in the small network what a shadow of the large
+    trace carries there, along axes that have more than one position in both or in neither.
     """
 
     def __init__(self, evidence: Evidence, keep: Bools) -> None:
         self.evidence, self.keep = evidence, keep
-        self.answered: Memory = {}
+        self.small: dict[Shadow, Shadow] = {INPUT: INPUT}
+        self._arrays: dict[int, Ints] = {}
         self._restricted: dict[int, Ints] = {}
         self._equal: dict[tuple[int, int], tuple[Ints, Ints]] = {}
 
@@ -116,13 +117,46 @@ class Cut:
         """Every parameter and buffer of the small network with its labels."""
         found: dict[int, tuple[torch.Tensor, Shadow]] = {}
         for name, tensor in named_tensors(small):
-            if id(tensor) not in found and name in self.evidence.labels:
-                labels = self.evidence.labels[name].items()
-                found[id(tensor)] = (
-                    tensor,
-                    Shadow(tuple(Field((a,), self.restrict(ls)) for a, ls in labels), False, name),
-                )
+            large = self.evidence.shadows.get(name)
+            if large is not None and id(tensor) not in found:
+                fields = tuple(Field(f.axes, self.restrict(f.labels)) for f in large.fields)
+                found[id(tensor)] = tensor, self.meet(large, Shadow(fields, False, name))
         return list(found.values())
+
+    def meet(self, large: Shadow, small: Shadow) -> Shadow:
+        """The two were found to agree; the shadow that stands for `large` from now on."""
+        if large.places or small.places or large.dynamic != small.dynamic or large.leaf != small.leaf:
+            return small
+        for a, b in zip(large.fields, small.fields, strict=True):
+            if 1 in b.labels.shape and a.labels.shape != b.labels.shape:
+                return small
+            self._arrays.setdefault(id(a.labels), b.labels)
+        return self.small.setdefault(large, small)
+
+    def stands_for(self, large: Shadow) -> Shadow | None:
+        """The small network's shadow where `large` carries arrays that are known already; None where it may not."""
+        known = self.small.get(large)
+        if known is None:
+            arrays = [self._arrays.get(id(f.labels)) for f in large.fields]
+            fields = tuple(Field(f.axes, b) for f, b in zip(large.fields, arrays, strict=True) if b is not None)
+            if len(fields) == len(large.fields):
+                known = self.small[large] = Shadow(fields, large.dynamic, large.leaf)
+        return known
+
+    def same(self, small: tuple[Any, ...], large: tuple[Any, ...]) -> bool:
+        """Are the arguments of an op the same, or what stands for them?"""
+        if len(small) != len(large):
+            return False
+        for a, b in zip(small, large, strict=True):
+            if type(b) is Shadow:
+                if self.small.get(b) is not a:
+                    return False
+            elif type(b) is tuple:
+                if type(a) is not tuple or not self.same(a, b):
+                    return False
+            elif a is not b and (type(a) is Shadow or a != b):
+                return False
+        return True
 
     def restrict(self, labels: Ints) -> Ints:
         """The raw labels of the large trace that stay, flat, in order."""
@@ -161,12 +195,40 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
 class Prover(Tracer):
     """A tracer that checks against a reference log as it goes and stops at the first difference."""
 
+    remembers = False
+
     def __init__(self, cut: Cut, log: Log, names: dict[int, str], proof: Proof, hollow: bool = False) -> None:
         evidence, mine = cut.evidence, Log(log.training, hollow=hollow)
         super().__init__(LabelSpace(), mine, names, evidence.parameters)
         self.cut, self.reference, self.keep, self.solution, self.proof = cut, log, cut.keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
-        self.answered, self.restrict = cut.answered, cut.restrict
+        self.restrict = cut.restrict
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Where the large op only passed labels on, and the same is asked of what stands for them, so does this one."""
+        index = len(self.log.records)
+        large = self.reference.records[index] if index < len(self.reference.records) else None
+        if large is not None and large.func is func and large.carries:
+            _, shadows, arguments = read(args, kwargs or {})
+            if self.cut.same(arguments, large.arguments):
+                made = [self.cut.stands_for(s) for s in large.made]
+                if None not in made:
+                    return self._follow(large, func, args, kwargs or {}, any(s.dynamic for s in shadows), made)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _follow(self, large: OpRecord, func: Any, args: Any, kwargs: Any, dynamic: bool, made: list[Any]) -> Any:
+        out = self.run(func, args, kwargs, dynamic)
+        outs = flat_tensors(out)
+        for t, size, shadow in zip(outs, large.shapes, made, strict=True):
+            wanted = list(size)
+            for axes, labels in shadow.fields:
+                for axis, n in zip(axes, labels.shape, strict=True):
+                    wanted[axis] = n
+            if t.shape != tuple(wanted):
+                self.fail(f"its output has shape {tuple(t.shape)} where only channels may differ from {size}")
+        self.log.records.append(large)
+        mark(outs, made, dynamic and func._schema.is_mutable)
+        return out
 
     # ------------------------------------------------------------------ what rules ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -196,10 +258,6 @@ class Prover(Tracer):
         outputs = self._expected().outputs
         return tuple(f.axes for f in outputs[output]) if output < len(outputs) else None
 
-    def expected(self) -> Any:
-        large = self._expected()
-        return id(large.outputs), large.variant
-
     def expected_variant(self) -> str:
         return self._expected().variant
 
@@ -215,22 +273,22 @@ class Prover(Tracer):
             self.fail("the small network's forward runs more ops")
         return self.reference.records[index]
 
-    def finish(self, record: OpRecord) -> None:
+    def finish(self, record: OpRecord) -> tuple[Shadow, ...]:
         large = self._expected()
         if large.name != record.name:
             self.fail(f"runs {record.name} where the large network ran {large.name}")
         if len(large.outputs) != len(record.outputs):
             self.fail("makes another number of tensors")
-        if large.answer is None or record.answer is None or record.answer.agreed is not large.answer:
-            for k, fields in enumerate(large.outputs):
-                self._compare_output(k, large, record)
-                if large.moves and fields:
-                    self._compare_moves(k, large, record)
-            if record.answer is not None:
-                record.answer.agreed = large.answer
-        if large.scalars != record.scalars or large.values != record.values:
+        for k, fields in enumerate(large.outputs):
+            self._compare_output(k, large, record)
+            if large.moves and fields:
+                self._compare_moves(k, large, record)
+        if large.values != record.values:
+            self._width_as_value(large)
+        elif large.arguments != record.arguments and scalars(large) != scalars(record):
             self._width_as_value(large)
         self.log.records.append(record)
+        return tuple([self.cut.meet(a, b) for a, b in zip(large.made, record.made, strict=True)])
 
     def _compare_output(self, k: int, large: OpRecord, small: OpRecord) -> None:
         a, b = large.outputs[k], small.outputs[k]

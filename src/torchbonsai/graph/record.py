@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchbonsai.graph.channel_graph import Ints
-from torchbonsai.graph.labels import Fields, Shadow
+from torchbonsai.graph.labels import UNKNOWN, Fields, Shadow
 
 Shape = tuple[int, ...]
 Move = tuple[Ints, tuple[Ints, ...]]
 """(position ids, the label arrays that they point into): where each element of a field came from."""
+_ELEMENTWISE = frozenset({"contraction", "per_channel", "pointwise", "spatial", "reduction"})
+"""Kinds whose rules look at positions one by one, never at how many there are."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,16 +34,19 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
-    moves: per output and field, where each element came from (layout ops only). denied: its rule raised. answer: what
-    another pass may find again (`graph.memory.Answer`).
+    arguments: tensors as their shadows, lists as tuples, all else as it is. made: the shadows of the outputs. moves:
+    per output and field, where each element came from (layout ops only). denied: its rule raised. pins: its rule
+    changed what an input carries.
     """
 
+    func: Any
     name: str
     kind: str = ""
+    arguments: tuple[Any, ...] = ()
     inputs: tuple[Shadow, ...] = ()
     shapes: tuple[Shape, ...] = ()
     outputs: tuple[Fields, ...] = ()
-    scalars: tuple[Any, ...] = ()
+    made: tuple[Shadow, ...] = ()
     values: Any = None
     moves: tuple[tuple[Move, ...], ...] = ()
     denied: bool = False
@@ -50,7 +55,26 @@ class OpRecord:
     consumed: list[Consumption] = field(default_factory=list)
     pointers: list[tuple[str, Ints]] = field(default_factory=list)
     products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
-    answer: Any = None
+    pins: bool = False
+    _carries: bool | None = None
+
+    @property
+    def carries(self) -> bool:
+        """Do its outputs carry labels of its inputs as they are, and is that all that its rule said?
+
+        The same op on the same arguments then does the same for any sizes above one.
+        """
+        if self._carries is None:
+            self._carries = self._only_carries()
+        return self._carries
+
+    def _only_carries(self) -> bool:
+        if self.kind not in _ELEMENTWISE or self.values is not None or self.denied or self.pins:
+            return False
+        if self.fresh or self.pointers or self.moves or any(s is UNKNOWN or s.places for s in self.inputs):
+            return False
+        given = {id(f.labels) for s in self.inputs for f in s.fields}
+        return all(id(f.labels) in given for s in self.made for f in s.fields) and not any(s.places for s in self.made)
 
 
 @dataclass(eq=False)

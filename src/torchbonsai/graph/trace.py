@@ -23,7 +23,7 @@ from torchbonsai.graph.forward import (
     undisturbed,
     unwrap,
 )
-from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
+from torchbonsai.graph.labels import INPUT, UNKNOWN, Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
@@ -63,6 +63,7 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
     evidence = Evidence(
         space=passes.space,
         labels=passes.labels,
+        shadows=passes.shadows,
         shapes={n: tuple(t.shape) for n, t in named_tensors(copy)},
         parameters=passes.parameters,
         aliases=passes.aliases,
@@ -81,12 +82,13 @@ class _Passes:
 
     def __init__(self, copy: nn.Module, hollow: bool) -> None:
         self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
-        self.labels, self.aliases = label_tensors(copy, self.space)
+        self.shadows, self.aliases = label_tensors(copy, self.space)
+        self.labels = {n: {a: labels for (a,), labels in s.fields} for n, s in self.shadows.items()}
         self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
-        self.memory = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
+        self.storages = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
-        self.answered: Memory = {}
+        self.memory = Memory()
         self.offset = 0
 
     def run(self, example: Example, log: Log) -> Log:
@@ -94,9 +96,10 @@ class _Passes:
         log.hollow = self.hollow
         tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
-        tracer.memory, tracer.answered = self.memory, self.answered
+        tracer.storages, tracer.memory = self.storages, self.memory
         log.note = run_traced(self.copy, example, tracer)
         self.offset += len(log.records)
+        self.memory.recalls = True
         return log
 
     def keep_unread(self) -> None:
@@ -127,7 +130,7 @@ class _Passes:
 
     def _forget(self, mark: tuple[int, int, int]) -> None:
         self.space.reset(mark)
-        self.answered.clear()
+        self.memory.forget()
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -148,9 +151,9 @@ def module_names(model: nn.Module) -> dict[int, str]:
     return names
 
 
-def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, dict[int, Ints]], dict[str, str]]:
+def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, Shadow], dict[str, str]]:
     """Fresh labels on every axis of every parameter and buffer; tied names share one set."""
-    labels: dict[str, dict[int, Ints]] = {}
+    shadows: dict[str, Shadow] = {}
     aliases: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, tensor in named_tensors(model):
@@ -158,15 +161,15 @@ def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, dict[i
         if known != name:
             aliases[name] = known
             continue
-        labels[name] = {a: space.fresh(n, (name, a)) for a, n in enumerate(tensor.shape) if n > 1}
-        shadow_tensor(tensor, name, labels[name])
-    return labels, aliases
+        labels = {a: space.fresh(n, (name, a)) for a, n in enumerate(tensor.shape) if n > 1}
+        shadows[name] = shadow_tensor(tensor, name, labels)
+    return shadows, aliases
 
 
-def shadow_tensor(tensor: torch.Tensor, name: str, labels: dict[int, Ints]) -> None:
+def shadow_tensor(tensor: torch.Tensor, name: str, labels: dict[int, Ints]) -> Shadow:
     """The parameter or buffer carries its own labels."""
-    fields = tuple(Field((a,), ls) for a, ls in labels.items())
-    tensor._bonsai = Shadow(fields, False, name)  # type: ignore[attr-defined]
+    shadow = tensor._bonsai = Shadow(tuple(Field((a,), ls) for a, ls in labels.items()), False, name)  # type: ignore[attr-defined]
+    return shadow
 
 
 def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None:
@@ -197,9 +200,9 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
     if not returned and not tracer.log.training:
         raise _returns_nothing(out)
     for tensor in returned:
-        for f in getattr(tensor, "_bonsai", Shadow()).fields:
+        for f in getattr(tensor, "_bonsai", UNKNOWN).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
-        for labels in getattr(tensor, "_bonsai", Shadow()).places:
+        for labels in getattr(tensor, "_bonsai", UNKNOWN).places:
             tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))
     return None
 
@@ -220,7 +223,7 @@ def forward(model: nn.Module, example: Example, mode: Any) -> Any:
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
         mine = tensor.detach().clone()
-        mine._bonsai = Shadow((), True)  # type: ignore[attr-defined]
+        mine._bonsai = INPUT  # type: ignore[attr-defined]
         return mine
 
     args, kwargs = map_tensors(own, example)

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ POSITION = (1 << 40) - 1
 """The low bits of a position id; the bits above number the input that the element came from."""
 
 Rule = Callable[["Call"], None]
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 @dataclass(eq=False, slots=True)
@@ -85,6 +87,11 @@ class Call:
         """`out` holds, along `axes`, the elements `ids` of `labels` (flat): a field, and where it came from."""
         self.give(out, (*self.set_outputs.get(id(out), ()), Field(axes, labels[ids & POSITION])))
         self.moves.setdefault(id(out), []).append((ids, (labels,)))
+
+    def rename(self, out: torch.Tensor, axes: tuple[int, ...], labels: Ints) -> None:
+        """`out` holds all of `labels`, in their order, along `axes`."""
+        self.give(out, (*self.set_outputs.get(id(out), ()), Field(axes, labels)))
+        self.moves.setdefault(id(out), []).append((positions(labels.shape), (labels,)))
 
     def place_many(self, out: torch.Tensor, axes: tuple[int, ...], ids: Ints, parts: Sequence[Ints]) -> None:
         """Like `place`, from several sources; the high bits of an id number its source."""
@@ -153,6 +160,9 @@ class Call:
         tensor, letters = operand
         items = []
         for axes, labels in self.fields(tensor):
+            if len(axes) == 1 and labels.size > 1:
+                items.append(Item(i, (letters[axes[0]],), labels))
+                continue
             named = tuple(letters[a] for a in axes)
             wide = tuple(k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1)
             if wide:
@@ -187,9 +197,11 @@ class Call:
             covered[item.operand] = item.letters
         fixed: dict[int, str] = {}
         for i, (tensor, names) in enumerate(operands):
-            for axis, letter in enumerate(names):
-                if letter not in letters or letter in covered.get(i, ()):
+            mine = covered.get(i, ())
+            for letter in letters:
+                if letter in mine or letter not in names:
                     continue
+                axis = names.index(letter)
                 if tensor.shape[axis] > 1 and tensor.stride(axis) != 0:
                     what = "the model input" if self.shadow(tensor).dynamic else "a tensor without channel labels"
                     fixed[letter] = f"{self.name} meets {what} that varies along the axis"
@@ -268,7 +280,7 @@ class Call:
     ) -> None:
         """The contraction reads `labels` along `axes` of `tensor`: removed ones are multiplied by zero there."""
         operand = next(k for k, t in enumerate(self.tensors) if t is tensor)
-        self.record.consumed.append(Consumption(operand, axes, labels, weight, axis))
+        self.record.consumed += (Consumption(operand, axes, labels, weight, axis),)
 
     def produce(self, weight: torch.Tensor, labels: Ints) -> None:
         """The labels number outputs that a weight (not an activation) makes."""
@@ -285,7 +297,15 @@ class Call:
     def add_product(self, constant: int, extents: tuple[Ints, ...], weight: torch.Tensor | None) -> None:
         """`constant` MACs for each combination of kept entries of `extents`."""
         leaf = self.shadow(weight).leaf if weight is not None else None
-        self.record.products.append((constant, extents, self.tracer.module_of(leaf)))
+        self.record.products += ((constant, extents, self.tracer.module_of(leaf)),)
+
+
+@lru_cache(maxsize=4096)
+def positions(shape: tuple[int, ...]) -> Ints:
+    """Position ids of an array of labels: 0, 1, …; read-only, and the same object for the same shape."""
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    ids.flags.writeable = False
+    return ids
 
 
 def _spread(item: Item, letters: Letters) -> Ints:
@@ -295,6 +315,8 @@ def _spread(item: Item, letters: Letters) -> Ints:
 
 def _clusters(items: list[Item]) -> list[tuple[Letters, list[Item]]]:
     """Items that share letters, directly or through others."""
+    if items and all(item.letters == items[0].letters for item in items):
+        return [(items[0].letters, items)]
     clusters: list[tuple[set[int], list[Item]]] = []
     for item in items:
         mine: tuple[set[int], list[Item]] = (set(item.letters), [item])
@@ -311,20 +333,29 @@ def _clusters(items: list[Item]) -> list[tuple[Letters, list[Item]]]:
 def read(args: Any, kwargs: Any) -> tuple[list[torch.Tensor], tuple[Shadow, ...], tuple[Any, ...]]:
     """An op's tensors in flattened order, their shadows, and its arguments with these in the tensors' places."""
     tensors: list[torch.Tensor] = []
-    form = _read(args, tensors)
+    shadows: list[Shadow] = []
+    form = _read(args, tensors, shadows)
     if kwargs:
-        form += [*kwargs, *_read(kwargs.values(), tensors)]
-    return tensors, tuple([getattr(t, "_bonsai", UNKNOWN) for t in tensors]), tuple(form)
+        form += [*kwargs, *_read(kwargs.values(), tensors, shadows)]
+    return tensors, tuple(shadows), tuple(form)
 
 
-def _read(values: Iterable[Any], tensors: list[torch.Tensor]) -> list[Any]:
+def _read(values: Iterable[Any], tensors: list[torch.Tensor], shadows: list[Shadow]) -> list[Any]:
     form: list[Any] = []
     for value in values:
-        if isinstance(value, torch.Tensor):
+        kind = type(value)
+        if kind in _PLAIN:
+            form.append(value)
+        elif isinstance(value, torch.Tensor):
+            shadow = getattr(value, "_bonsai", UNKNOWN)
             tensors.append(value)
-            form.append(getattr(value, "_bonsai", UNKNOWN))
+            shadows.append(shadow)
+            form.append(shadow)
+        elif kind is list or kind is tuple:
+            sizes = not value or type(value[0]) is int
+            form.append(tuple(value) if sizes else tuple(_read(value, tensors, shadows)))
         else:
-            form.append(tuple(_read(value, tensors)) if isinstance(value, list | tuple) else value)
+            form.append(value)
     return form
 
 

@@ -69,12 +69,15 @@ class LabelSpace:
     frozen: list[Event] = field(default_factory=list)
     inexact: list[Event] = field(default_factory=list)
     _seen: set[tuple[int, int]] = field(default_factory=set)
+    _made: dict[int, tuple[Ints, tuple[str, int]]] = field(default_factory=dict)
 
     def fresh(self, n: int, owner: tuple[str, int] | None = None) -> Ints:
         """n new labels; `owner`: the (parameter, axis) that they number."""
         labels = np.arange(self.count, self.count + n, dtype=np.int64)
         self.starts.append(self.count)
         self.owners.append(owner or ("", -1))
+        if owner is not None:
+            self._made[id(labels)] = labels, owner
         self.count += n
         return labels
 
@@ -90,6 +93,9 @@ class LabelSpace:
 
     def owners_of(self, labels: Ints) -> list[tuple[str, int]]:
         """The distinct (parameter, axis) pairs whose labels occur in `labels`."""
+        made = self._made.get(id(labels))
+        if made is not None:
+            return [made[1]]
         flat = labels.ravel()
         if flat.size == 0:
             return []

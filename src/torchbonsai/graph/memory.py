@@ -14,6 +14,7 @@ import torch
 
 from torchbonsai.graph.labels import Fields, Ints, Shadow
 from torchbonsai.graph.record import OpRecord, Shape
+from torchbonsai.graph.rules.registry import Known
 
 _KINDS = frozenset({"contraction", "per_channel", "pointwise", "spatial", "normalising", "reduction", "layout"})
 Key = tuple[Any, ...]
@@ -27,9 +28,14 @@ class Memory:
         self._answers: dict[Key, OpRecord] = {}
         self._shadows: dict[Key, Shadow] = {}
 
-    def forget(self) -> None:
-        """Answers of a pass that counts for nothing."""
-        self._answers.clear()
+    def __len__(self) -> int:
+        """How many answers are kept."""
+        return len(self._answers)
+
+    def forget(self, kept: int) -> None:
+        """All but the first answers: those of a pass that counts for nothing."""
+        while len(self._answers) > kept:
+            self._answers.popitem()
 
     def shadow(self, fields: Fields, dynamic: bool, leaf: str | None, origins: tuple[int, ...]) -> Shadow:
         """The one shadow of that content."""
@@ -39,27 +45,29 @@ class Memory:
             known = self._shadows[key] = Shadow(fields, dynamic, leaf, origins)
         return known
 
-    def key(self, record: OpRecord, tensors: list[torch.Tensor], mutable: bool) -> Key | None:
+    def key(self, known: Known, arguments: Key, tensors: list[torch.Tensor], labelled: bool) -> Key | None:
         """What the answer depends on; None where it may depend on values or on the place in the pass."""
-        if record.kind not in _KINDS:
-            return None
-        moves = record.kind == "layout"
-        if moves and mutable:
+        func = known.func
+        if not labelled:
+            return None if known.kind == "constant" else (func, arguments)
+        moves = known.kind == "layout"
+        if known.kind not in _KINDS or (moves and known.mutable):
             return None
         forms: list[Any] = []
         for t in tensors:
             if not t.is_floating_point():
                 return None
-            forms.append((t.shape, t.stride()) if moves else varies(t))
-        return (record.func, record.arguments, *forms)
+            if type(t) is not torch.nn.Parameter:
+                forms.append((t.shape, t.stride()) if moves else varies(t))
+        return (func, arguments, *forms)
 
-    def recall(self, key: Key | None) -> OpRecord | None:
-        """The record of the same question."""
-        return self._answers.get(key) if key is not None and self.recalls else None
+    def recall(self, key: Key | None, inputs: bool) -> OpRecord | None:
+        """The record of the same question. inputs: has the op tensors to read?"""
+        return self._answers.get(key) if key is not None and (self.recalls or not inputs) else None
 
     def keep(self, key: Key | None, record: OpRecord) -> None:
         """Keep what a rule wrote, unless it made labels of its own, which belong to one op alone."""
-        if key is None or record.fresh or record.pointers or record.denied or record.pins:
+        if key is None or record.fresh or record.pointers or record.denied or record.pins or record.values is not None:
             return
         if not any(s.places for s in (*record.inputs, *record.made)):
             self._answers[key] = record
@@ -72,4 +80,4 @@ def varies(t: torch.Tensor) -> tuple[bool, ...]:
 
 def resized(record: OpRecord, shapes: tuple[Shape, ...]) -> OpRecord:
     """The same op on a picture of another size. MACs are those of the first pass."""
-    return record if record.shapes == shapes else replace(record, shapes=shapes, products=[])
+    return record if record.shapes == shapes else replace(record, shapes=shapes, products=())

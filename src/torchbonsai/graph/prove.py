@@ -17,7 +17,7 @@ from torch import nn
 from torchbonsai.graph.call import POSITION, Call, flat_tensors, read
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, set_mode, undisturbed
 from torchbonsai.graph.labels import INPUT, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.trace import forward, module_names, named_tensors
@@ -72,26 +72,28 @@ def prove(
     example_inputs: Any,
     modes: tuple[bool, ...] = (False, True),
     hollow: bool = True,
+    cut: Cut | None = None,
 ) -> Proof:
     """Run `small` in every mode that was traced, and compare; `small` itself is not touched.
 
-    modes: of training. hollow: train passes may go without values where the large one did; eval passes never do.
+    modes: of training. hollow: train passes may go without values where the large one did; eval passes never do. cut:
+    of another proof of the same `graph` and `kept`, which saves some work.
     """
     evidence: Evidence = graph.evidence
-    keep = raw_keep(graph, kept)
     examples = as_examples(example_inputs)
     copy = alias_copy(small)
     proof = Proof()
-    cut = Cut(evidence, keep)
+    cut = cut.again() if cut is not None else Cut(evidence, raw_keep(graph, kept))
     shadows = cut.shadows(copy)
+    names = module_names(copy)
     with undisturbed(small):
         for training in modes:
             logs = [log for log in evidence.proofs if log.training is training]
-            copy.train(training)
+            set_mode(copy, training)
             for log in logs:
                 for tensor, shadow in shadows:
                     tensor._bonsai = shadow  # type: ignore[attr-defined]
-                prover = Prover(cut, log, module_names(copy), proof, hollow and training and log.hollow)
+                prover = Prover(cut, log, names, proof, hollow and training and log.hollow)
                 example = cropped(examples[log.example], log.crop)
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
@@ -112,6 +114,12 @@ class Cut:
         self._arrays: dict[int, Ints] = {}
         self._restricted: dict[int, Ints] = {}
         self._equal: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+
+    def again(self) -> Cut:
+        """For another proof of the same cut: what was found of the small network is left out."""
+        other = Cut(self.evidence, self.keep)
+        other._restricted, other._equal = self._restricted, self._equal
+        return other
 
     def shadows(self, small: nn.Module) -> list[tuple[torch.Tensor, Shadow]]:
         """Every parameter and buffer of the small network with its labels."""
@@ -248,7 +256,7 @@ class Prover(Tracer):
         labels = self.restrict(known[k]) if k < len(known) else np.zeros(0, np.int64)
         if labels.size != n:
             self.fail(f"makes {n} positions where {labels.size} are needed")
-        record.fresh.append(labels)
+        record.fresh += (labels,)
         return labels
 
     def role(self, owner: tuple[str, int], role: str) -> None:

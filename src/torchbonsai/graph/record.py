@@ -13,6 +13,10 @@ Move = tuple[Ints, tuple[Ints, ...]]
 """(position ids, the label arrays that they point into): where each element of a field came from."""
 _ELEMENTWISE = frozenset({"contraction", "per_channel", "pointwise", "spatial", "reduction"})
 """Kinds whose rules look at positions one by one, never at how many there are."""
+_RENAMING = frozenset(
+    f"aten.{name}" for name in "permute.default transpose.int t.default unsqueeze.default squeeze.dim select.int".split()
+)
+"""Ops that only give axes other numbers, or drop some, whatever their sizes are."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,10 +55,10 @@ class OpRecord:
     moves: tuple[tuple[Move, ...], ...] = ()
     denied: bool = False
     variant: str = ""
-    fresh: list[Ints] = field(default_factory=list)
-    consumed: list[Consumption] = field(default_factory=list)
-    pointers: list[tuple[str, Ints]] = field(default_factory=list)
-    products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
+    fresh: tuple[Ints, ...] = ()
+    consumed: tuple[Consumption, ...] = ()
+    pointers: tuple[tuple[str, Ints], ...] = ()
+    products: tuple[tuple[int, tuple[Ints, ...], str], ...] = ()
     pins: bool = False
     _carries: bool | None = None
 
@@ -69,9 +73,12 @@ class OpRecord:
         return self._carries
 
     def _only_carries(self) -> bool:
-        if self.kind not in _ELEMENTWISE or self.values is not None or self.denied or self.pins:
+        bare = not self.inputs and not any(self.outputs)
+        if not (self.kind in _ELEMENTWISE or self.name in _RENAMING or bare):
             return False
-        if self.fresh or self.pointers or self.moves or any(s is UNKNOWN or s.places for s in self.inputs):
+        if self.values is not None or self.denied or self.pins or self.fresh or self.pointers:
+            return False
+        if any(s is UNKNOWN or s.places for s in self.inputs):
             return False
         given = {id(f.labels) for s in self.inputs for f in s.fields}
         return all(id(f.labels) in given for s in self.made for f in s.fields) and not any(s.places for s in self.made)

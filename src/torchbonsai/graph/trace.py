@@ -20,15 +20,17 @@ from torchbonsai.graph.forward import (
     cropped,
     doubled,
     draw_alike,
+    set_mode,
     undisturbed,
     unwrap,
+    walk,
 )
 from torchbonsai.graph.labels import INPUT, UNKNOWN, Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
-_HEAVY_MACS = 12_000_000
+_HEAVY_MACS = 1_000_000
 """An op: above so many on average, running on a crop saves more than one more pass costs."""
 _CROPS = (64, 128)
 
@@ -50,12 +52,13 @@ def observe(model: nn.Module, example_inputs: Any, hollow: bool = True) -> Chann
 def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
-    passes = _Passes(copy, hollow)
+    named = named_tensors(copy)
+    passes = _Passes(copy, named, hollow)
     with undisturbed(model):
-        copy.eval()
+        set_mode(copy, False)
         full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
         proofs = passes.smaller(examples[0], full[0]) if len(examples) == 1 else full
-        copy.train()
+        set_mode(copy, True)
         crop = proofs[0].crop
         trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
     passes.keep_unread()
@@ -64,7 +67,7 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
         space=passes.space,
         labels=passes.labels,
         shadows=passes.shadows,
-        shapes={n: tuple(t.shape) for n, t in named_tensors(copy)},
+        shapes={n: tuple(t.shape) for n, t in named},
         parameters=passes.parameters,
         aliases=passes.aliases,
         logs=(*full, *(log for log in proofs if log not in full), *seen),
@@ -80,12 +83,14 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
 class _Passes:
     """Traced forwards of one copy over one label space."""
 
-    def __init__(self, copy: nn.Module, hollow: bool) -> None:
+    def __init__(self, copy: nn.Module, named: list[tuple[str, torch.Tensor]], hollow: bool) -> None:
         self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
-        self.shadows, self.aliases = label_tensors(copy, self.space)
+        self.shadows, self.aliases = label_tensors(named, self.space)
         self.labels = {n: {a: labels for (a,), labels in s.fields} for n, s in self.shadows.items()}
-        self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
-        self.storages = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
+        self.modules = module_names(copy)
+        parameters = [(n, p) for n, p in named if isinstance(p, nn.Parameter)]
+        self.parameters = frozenset(n for n, _ in parameters)
+        self.storages = {p.untyped_storage().data_ptr(): n for n, p in reversed(parameters) if p.numel()}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.memory = Memory()
@@ -94,7 +99,7 @@ class _Passes:
     def run(self, example: Example, log: Log) -> Log:
         """One forward, written into `log`."""
         log.hollow = self.hollow
-        tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
+        tracer = Tracer(self.space, log, self.modules, self.parameters)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
         tracer.storages, tracer.memory = self.storages, self.memory
         log.note = run_traced(self.copy, example, tracer)
@@ -117,46 +122,49 @@ class _Passes:
             small = cropped(example, crop)
             if small is example:
                 break
-            mark = self.space.mark()
+            mark, answers = self.space.mark(), len(self.memory)
             try:
                 log = self.run(small, Log(False, crop=crop))
             except TraceError:
-                self._forget(mark)  # what a forward that broke off equated or froze is no evidence
+                self._forget(mark, answers)  # what a forward that broke off equated or froze is no evidence
                 continue
             if [r.name for r in log.records] == [r.name for r in full.records]:
                 return [log]
-            self._forget(mark)
+            self._forget(mark, answers)
         return [full]
 
-    def _forget(self, mark: tuple[int, int, int]) -> None:
+    def _forget(self, mark: tuple[int, int, int], answers: int) -> None:
         self.space.reset(mark)
-        self.memory.forget()
+        self.memory.forget(answers)
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Every parameter and buffer under every name that it has, then tensors that are plain attributes of modules."""
-    named: list[tuple[str, torch.Tensor]] = list(model.named_parameters(remove_duplicate=False))
-    named += model.named_buffers(remove_duplicate=False)
-    for path, module in model.named_modules(remove_duplicate=False):
+    parameters: list[tuple[str, torch.Tensor]] = []
+    buffers: list[tuple[str, torch.Tensor]] = []
+    attributes: list[tuple[str, torch.Tensor]] = []
+    for path, module in walk(model):
         prefix = f"{path}." if path else ""
-        named += [(prefix + k, v) for k, v in vars(module).items() if isinstance(v, torch.Tensor)]
-    return named
+        parameters += [(prefix + k, p) for k, p in module._parameters.items() if p is not None]
+        buffers += [(prefix + k, b) for k, b in module._buffers.items() if b is not None]
+        attributes += [(prefix + k, v) for k, v in vars(module).items() if isinstance(v, torch.Tensor)]
+    return [*parameters, *buffers, *attributes]
 
 
 def module_names(model: nn.Module) -> dict[int, str]:
     """id(module) -> its first path."""
     names: dict[int, str] = {}
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         names.setdefault(id(module), path)
     return names
 
 
-def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, Shadow], dict[str, str]]:
+def label_tensors(named: list[tuple[str, torch.Tensor]], space: LabelSpace) -> tuple[dict[str, Shadow], dict[str, str]]:
     """Fresh labels on every axis of every parameter and buffer; tied names share one set."""
     shadows: dict[str, Shadow] = {}
     aliases: dict[str, str] = {}
     first: dict[int, str] = {}
-    for name, tensor in named_tensors(model):
+    for name, tensor in named:
         known = first.setdefault(id(tensor), name)
         if known != name:
             aliases[name] = known

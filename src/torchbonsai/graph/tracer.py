@@ -72,7 +72,7 @@ class Tracer(TorchDispatchMode):
 
     def fresh(self, n: int, record: OpRecord) -> Ints:
         labels = self.space.fresh(n)
-        record.fresh.append(labels)
+        record.fresh += (labels,)
         return labels
 
     def role(self, owner: tuple[str, int], role: str) -> None:
@@ -96,26 +96,26 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         known = registry.known(func)
         tensors, shadows, arguments = read(args, kwargs)
-        if known.mutable:
-            self._refuse_writes(known, args, kwargs)
-            self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
-        record = OpRecord(func, known.name, known.kind, arguments, shadows)
         dynamic = labelled = foreign = False
         for s in shadows:
             dynamic, labelled, foreign = dynamic or s.dynamic, labelled or bool(s.fields), foreign or s is UNKNOWN
-            for labels in s.places:
-                self.current = known.name
-                self.freeze(labels, f"{known.name} uses positions of channels as values")
-        ruled = known.rule is not None and (labelled or known.kind in _ALWAYS or known.name in _ALWAYS)
-        key = self.memory.key(record, tensors, known.mutable) if ruled and self.remembers and not foreign else None
+            if s.places:
+                self._use(s, known.name)
+        if known.mutable:
+            self._refuse_writes(known, args, kwargs)
+            self.before = (tensors[0].shape, tensors[0].stride()) if tensors else None
+        key = self.memory.key(known, arguments, tensors, labelled) if self.remembers and not foreign else None
         out = self.run(func, args, kwargs, dynamic)
         outs = flat_tensors(out)
-        if (answer := self.memory.recall(key)) is not None:
-            record = resized(answer, tuple([tuple(t.shape) for t in outs]))
+        record = self.memory.recall(key, bool(tensors))
+        if record is not None:
+            record = resized(record, tuple([tuple(t.shape) for t in outs]))
             self.log.records.append(record)
         else:
+            record = OpRecord(func, known.name, known.kind, arguments, shadows)
             self.current = known.name
-            self._ask(known, Call(self, func, known.name, args, kwargs, out, tensors, record), outs, dynamic, ruled)
+            call = Call(self, func, known.name, args, kwargs, out, tensors, record)
+            self._ask(known, call, outs, dynamic, labelled)
             if known.kind != "creation" and (not tensors or known.kind == "constant") and not known.arbitrary:
                 record.values = _values(outs)
             elif foreign:  # made out of sight, of a width perhaps
@@ -125,16 +125,21 @@ class Tracer(TorchDispatchMode):
         mark(outs, record.made, known.mutable and dynamic)
         return out
 
+    def _use(self, shadow: Shadow, name: str) -> None:
+        self.current = name
+        for labels in shadow.places:
+            self.freeze(labels, f"{name} uses positions of channels as values")
+
     def run(self, func: Any, args: Any, kwargs: Any, dynamic: bool) -> Any:
         """The op itself, or in a hollow pass the form of its result."""
         out = hollow.answer(func, args, kwargs) if dynamic and self.log.hollow else None
         return func(*args, **kwargs) if out is None else out
 
-    def _ask(self, known: registry.Known, call: Call, outs: list[torch.Tensor], dynamic: bool, ruled: bool) -> None:
+    def _ask(self, known: registry.Known, call: Call, outs: list[torch.Tensor], dynamic: bool, labelled: bool) -> None:
         """Let the rule speak, and write down what it said. Freezing is sound, whatever a rule stumbled over."""
         if known.rule is None:
             call.deny()
-        elif ruled:
+        elif labelled or known.kind in _ALWAYS or known.name in _ALWAYS:
             try:
                 known.rule(call)
             except Exception as error:  # noqa: BLE001 - see above
@@ -163,7 +168,7 @@ class Tracer(TorchDispatchMode):
         """Freeze what the op touches."""
         call.set_outputs.clear()
         call.moves.clear()
-        call.record.consumed.clear()
+        call.record.consumed = ()
         call.record.denied = True
         call.deny(f"the rule of {call.name} failed ({type(error).__name__}: {error})")
 

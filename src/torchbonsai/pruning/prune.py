@@ -133,8 +133,9 @@ def prune(
         graph = observed(hollow=True)
         settler = Settler(model, example_inputs, graph, lambda: observed(hollow=False))
         known = None
-        scored = alias_copy(model)  # its forward may write into buffers and attributes
+        scored = model
         if criterion.needs & NEEDS_DATA:
+            scored = alias_copy(model)  # its forward may write into buffers and attributes
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         for _ in range(_MOST_ROUNDS):

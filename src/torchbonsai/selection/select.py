@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchbonsai.core.errors import BudgetError, ConfigError, PruningError, message
 from torchbonsai.cost.macs import Cost, CostModel
-from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Ints, Selection
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
 from torchbonsai.selection.unreachable import unreachable
@@ -55,7 +55,7 @@ def select(
     cost = CostModel(graph)
     limits = _limits(budget, cost.dense, sizes, bounds, scope)
     ladder = _ladder(budget, sizes, bounds, scope, ranking)
-    widths = ladder.first(lambda w: _fits(cost.of(ranking.kept(w)), limits))
+    widths = ladder.first(lambda w: _fits(cost, ranking.kept(w), limits))
     if widths is None:
         raise unreachable(graph, cost, ranking.kept(ladder.widths(ladder.length - 1)), limits, given, bounds)
     kept = ranking.kept(widths)
@@ -114,7 +114,13 @@ def _bounds(
     return Bounds(most, least, round_to, min_channels)
 
 
-def _fits(cost: Cost, limits: Limits) -> bool:
+def _fits(cost: CostModel, kept: Bools, limits: Limits) -> bool:
+    if np.count_nonzero(kept) > limits.get("channels", kept.size):
+        return False
+    return limits.keys() <= {"channels"} or _within(cost.of(kept), limits)
+
+
+def _within(cost: Cost, limits: Limits) -> bool:
     return all(getattr(cost, name) <= limit for name, limit in limits.items())
 
 

@@ -20,7 +20,7 @@ from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, 
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
-from torchbonsai.graph.prove import Failure, prove, raw_keep
+from torchbonsai.graph.prove import Cut, Failure, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.apply import apply, set_attribute
@@ -68,20 +68,22 @@ class Settler:
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
         plan = make_plan(graph, kept, self.model)
+        small = apply(plan, self.model)
+        cut = Cut(graph.evidence, raw_keep(graph, kept))
         own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
         if own:
-            followed = replace(plan, edits=_merge(plan.edits, own))
-            small = apply(followed, self.model)
-            proof = prove(graph, kept, small, self.example_inputs)
+            _edit(small, own)
+            proof = prove(graph, kept, small, self.example_inputs, cut=cut)
             if proof.failure is None:
-                return Settled(graph, _with_inexact(followed, proof.inexact), small)
+                return Settled(graph, _with_inexact(replace(plan, edits=_merge(plan.edits, own)), proof.inexact), small)
+            _edit(small, tuple(replace(e, new=e.old) for e in own))
+            _edit(small, plan.edits)
             self.follows = False
-        small = apply(plan, self.model)
-        proof = prove(graph, kept, small, self.example_inputs)
+        proof = prove(graph, kept, small, self.example_inputs, cut=cut)
         for _ in range(_MOST_REPAIRS):
             if proof.failure is None:
                 return Settled(graph, _with_inexact(plan, proof.inexact), small)
-            repaired = self._repair(graph, kept, plan, small, proof.failure)
+            repaired = self._repair(graph, kept, plan, small, proof.failure, cut)
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
@@ -89,18 +91,16 @@ class Settler:
 
     # ------------------------------------------------------------------ repair by guess
     def _repair(
-        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
+        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure, cut: Cut
     ) -> tuple[PruningPlan, nn.Module, Any] | None:
         """The first edit of ints on a running module that carries the proof further."""
-        for edits in _with_siblings(small, guesses(small, failure, raw_keep(graph, kept))):
+        for edits in _with_siblings(small, guesses(small, failure, cut.keep)):
             better = replace(plan, edits=_merge(plan.edits, edits))
             candidate = alias_copy(small)  # the tensors are right already, only attributes differ
-            for edit in edits:
-                set_attribute(candidate, edit)
-            proof = prove(graph, kept, candidate, self.example_inputs)
+            _edit(candidate, edits)
+            proof = prove(graph, kept, candidate, self.example_inputs, cut=cut)
             if proof.failure is None or _further(proof.failure, failure, graph.evidence):
-                for edit in edits:
-                    set_attribute(small, edit)
+                _edit(small, edits)
                 return better, small, proof
         return None
 
@@ -189,6 +189,11 @@ def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:
     return any(
         g.size == 1 and np.isin(component[_raw(graph, g.offset, g.offset + 1)], atoms).any() for g in graph.groups
     )
+
+
+def _edit(model: nn.Module, edits: tuple[AttributeEdit, ...]) -> None:
+    for edit in edits:
+        set_attribute(model.get_submodule(edit.module), edit)
 
 
 def _line(failure: Failure) -> tuple[str, int, str]:

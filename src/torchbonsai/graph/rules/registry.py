@@ -41,6 +41,7 @@ class Known(NamedTuple):
     and name of the arguments that it writes into.
     """
 
+    func: Any
     name: str
     kind: str
     rule: Rule | None
@@ -65,7 +66,7 @@ def known(func: Any) -> Known:
             for i, a in enumerate(func._schema.arguments)
             if a.alias_info is not None and a.alias_info.is_write
         )
-        found = _cache[func] = Known(str(func), *_find(func), func._schema.is_mutable, arbitrary, written)
+        found = _cache[func] = Known(func, str(func), *_find(func), func._schema.is_mutable, arbitrary, written)
     return found
 
 

@@ -138,7 +138,13 @@ class Call:
 
         Whatever varies along a labelled letter without carrying a label there freezes the labels.
         """
-        items = [item for i, operand in enumerate(operands) for item in self._items(i, operand, operands)]
+        items: list[Item] = []
+        for i, (tensor, letters) in enumerate(operands):
+            for axes, labels in self.fields(tensor):
+                if len(axes) == 1 and labels.size > 1:
+                    items.append(Item(i, (letters[axes[0]],), labels))
+                elif (item := self._item(i, axes, labels, letters, operands)) is not None:
+                    items.append(item)
         fields: list[Field] = []
         extents: list[tuple[Letters, Ints]] = []
         for letters, members in _clusters(items):
@@ -154,28 +160,21 @@ class Call:
                 fields.extend(self._consume(letters, eaten, base, members, operands))
         return Joined(tuple(fields), tuple(extents))
 
-    def _items(
-        self, i: int, operand: tuple[torch.Tensor, Letters], operands: Sequence[tuple[torch.Tensor, Letters]]
-    ) -> list[Item]:
-        tensor, letters = operand
-        items = []
-        for axes, labels in self.fields(tensor):
-            if len(axes) == 1 and labels.size > 1:
-                items.append(Item(i, (letters[axes[0]],), labels))
-                continue
-            named = tuple(letters[a] for a in axes)
-            wide = tuple(k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1)
-            if wide:
-                if labels.size == 1 or len(wide) == len(named):
-                    self.freeze(labels, f"{self.name} broadcasts a single channel")
-                    continue
-                labels = labels.squeeze(wide)
-                named = tuple(x for k, x in enumerate(named) if k not in wide)
-            if any(a > b for a, b in itertools.pairwise(named)):
-                order = tuple(int(k) for k in np.argsort(named))
-                named, labels = tuple(named[k] for k in order), labels.transpose(order)
-            items.append(Item(i, named, labels))
-        return items
+    def _item(
+        self, i: int, axes: Letters, labels: Ints, letters: Letters, operands: Sequence[tuple[torch.Tensor, Letters]]
+    ) -> Item | None:
+        named = tuple(letters[a] for a in axes)
+        wide = tuple(k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1)
+        if wide:
+            if labels.size == 1 or len(wide) == len(named):
+                self.freeze(labels, f"{self.name} broadcasts a single channel")
+                return None
+            labels = labels.squeeze(wide)
+            named = tuple(x for k, x in enumerate(named) if k not in wide)
+        if any(a > b for a, b in itertools.pairwise(named)):
+            order = tuple(int(k) for k in np.argsort(named))
+            named, labels = tuple(named[k] for k in order), labels.transpose(order)
+        return Item(i, named, labels)
 
     @staticmethod
     def _size(letter: int, operands: Sequence[tuple[torch.Tensor, Letters]]) -> int:

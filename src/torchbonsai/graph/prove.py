@@ -20,6 +20,7 @@ from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, set_mode, undisturbed
 from torchbonsai.graph.labels import INPUT, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
+from torchbonsai.graph.rules import registry
 from torchbonsai.graph.trace import forward, module_names, named_tensors
 from torchbonsai.graph.tracer import Tracer, find_source, mark, scalars
 
@@ -235,7 +236,7 @@ class Prover(Tracer):
             if t.shape != tuple(wanted):
                 self.fail(f"its output has shape {tuple(t.shape)} where only channels may differ from {size}")
         self.log.records.append(large)
-        mark(outs, made, dynamic and func._schema.is_mutable)
+        mark(outs, made, dynamic and registry.known(func).mutable)
         return out
 
     # ------------------------------------------------------------------ what rules ask for

@@ -30,7 +30,7 @@ from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
-_HEAVY_MACS = 1_000_000
+_HEAVY_MACS = 2_000_000
 """An op: above so many on average, running on a crop saves more than one more pass costs."""
 _CROPS = (64, 128)
 

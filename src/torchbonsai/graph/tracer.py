@@ -57,6 +57,7 @@ class Tracer(TorchDispatchMode):
         self.storages: dict[int, str] = {}
         self.before: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self.memory = Memory()
+        self._found: tuple[int, str, Source] | None = None
 
     # ------------------------------------------------------------------ what rules may ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -64,11 +65,11 @@ class Tracer(TorchDispatchMode):
 
     def freeze(self, labels: Ints, reason: str) -> None:
         if labels.any():
-            self.space.frozen.append(Event(labels, reason, self.source()))
+            self.space.frozen.append(Event(labels, reason, self._here()))
 
     def mark_inexact(self, labels: Ints, reason: str) -> None:
         if labels.any():
-            self.space.inexact.append(Event(labels, reason, self.source()))
+            self.space.inexact.append(Event(labels, reason, self._here()))
 
     def fresh(self, n: int, record: OpRecord) -> Ints:
         labels = self.space.fresh(n)
@@ -202,6 +203,13 @@ class Tracer(TorchDispatchMode):
         """The module that owns a parameter, else the one whose forward is running."""
         return leaf.rpartition(".")[0] if leaf is not None else self.source().module
 
+    def _here(self) -> Source:
+        """`source()` of the op that is running, looked up once."""
+        index = len(self.log.records)
+        if self._found is None or self._found[:2] != (index, self.current):
+            self._found = index, self.current, self.source()
+        return self._found[2]
+
     def source(self, op: str = "") -> Source:
         """The innermost line of the user's own code that is running, and the innermost module."""
         return find_source(self.names, op or self.current)
@@ -216,13 +224,16 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
         filename = frame.f_code.co_filename
         if filename == _RUNNER:
             break
+        if filename.startswith(_HERE):
+            frame = frame.f_back
+            continue
         inside = filename.startswith(_TORCH)
         if module is None and "self" in frame.f_code.co_varnames:
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module) and id(owner) in names:
                 module = names[id(owner)]
                 fallback = fallback or frame
-        if user is None and not inside and not filename.startswith(_HERE):
+        if user is None and not inside:
             user = frame
         frame = frame.f_back
     at = user or fallback

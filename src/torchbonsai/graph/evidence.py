@@ -12,9 +12,10 @@ from torchbonsai.graph.record import Log
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """labels: tensor name -> axis -> its raw labels; shadows: the same as what the tensor carries. logs: one per mode and example, the eval ones first.
+    """labels: tensor name -> axis -> its raw labels. shadows: the same, as what the tensor carries.
 
-    proofs: the logs that a cut is proved against, which may be of a crop of the picture.
+    logs: one per mode and example, the eval ones first. proofs: the logs that a cut is proved against, which may be of
+    a crop of the picture.
     """
 
     space: LabelSpace

@@ -8,7 +8,6 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -204,7 +203,6 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
-@cache
 def _is_plain(kind: type) -> bool:
     """Does the class copy as its __dict__ alone? torch.nn's own __setstate__ only mend old checkpoints, but RNNs'."""
     restore = kind.__setstate__  # type: ignore[attr-defined]

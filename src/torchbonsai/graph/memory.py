@@ -7,12 +7,11 @@ follow are found, too.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from torchbonsai.graph.labels import Fields, Ints, Shadow
+from torchbonsai.graph.labels import Fields, Shadow
 from torchbonsai.graph.record import OpRecord, Shape
 from torchbonsai.graph.rules.registry import Known
 
@@ -80,4 +79,10 @@ def varies(t: torch.Tensor) -> tuple[bool, ...]:
 
 def resized(record: OpRecord, shapes: tuple[Shape, ...]) -> OpRecord:
     """The same op on a picture of another size. MACs are those of the first pass."""
-    return record if record.shapes == shapes else replace(record, shapes=shapes, products=())
+    if record.shapes == shapes:
+        return record
+    r = record
+    return OpRecord(
+        r.func, r.name, r.kind, r.arguments, r.inputs, shapes, r.outputs, r.made, None, r.moves, False, r.variant,
+        consumed=r.consumed,
+    )  # fmt: skip

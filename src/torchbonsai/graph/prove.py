@@ -236,7 +236,7 @@ class Prover(Tracer):
             if t.shape != tuple(wanted):
                 self.fail(f"its output has shape {tuple(t.shape)} where only channels may differ from {size}")
         self.log.records.append(large)
-        mark(outs, made, dynamic and registry.known(func).mutable)
+        mark(outs, tuple(made), dynamic and registry.known(func).mutable)
         return out
 
     # ------------------------------------------------------------------ what rules ask for
@@ -292,9 +292,7 @@ class Prover(Tracer):
             self._compare_output(k, large, record)
             if large.moves and fields:
                 self._compare_moves(k, large, record)
-        if large.values != record.values:
-            self._width_as_value(large)
-        elif large.arguments != record.arguments and scalars(large) != scalars(record):
+        if large.values != record.values or scalars(large) != scalars(record):
             self._width_as_value(large)
         self.log.records.append(record)
         return tuple([self.cut.meet(a, b) for a, b in zip(large.made, record.made, strict=True)])

@@ -14,7 +14,8 @@ Move = tuple[Ints, tuple[Ints, ...]]
 _ELEMENTWISE = frozenset({"contraction", "per_channel", "pointwise", "spatial", "reduction"})
 """Kinds whose rules look at positions one by one, never at how many there are."""
 _RENAMING = frozenset(
-    f"aten.{name}" for name in "permute.default transpose.int t.default unsqueeze.default squeeze.dim select.int".split()
+    f"aten.{name}"
+    for name in "permute.default transpose.int t.default unsqueeze.default squeeze.dim select.int".split()
 )
 """Ops that only give axes other numbers, or drop some, whatever their sizes are."""
 

@@ -110,3 +110,12 @@ def test_bad_input_is_one_error_and_nothing_is_written(line: str, said: str, bon
     assert said in answer.err
     assert "Traceback" not in answer.err
     assert untouched() == []
+
+
+def test_a_backbone_may_lose_outputs(bonsai) -> None:
+    line = "prune lenet --keep-channels 0.5 --scope uniform --dry-run"
+    assert json.loads(bonsai(f"{line} --json").out)["outputs"] == []
+    told = json.loads(bonsai(f"{line} --json --prune-outputs").out)
+    assert len(told["outputs"][0]["1"]) == 5
+    assert told["verification"]["outputs"] == "kept channels"
+    assert "outputs that lose channels" in bonsai("explain lenet --prune-outputs").out

@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.call import flat_tensors
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints, Output
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy
 from torchbonsai.graph.labels import LabelSpace, Solution
+from torchbonsai.graph.outputs import note_returned, outputs_of
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
 from torchbonsai.graph.tracer import Tracer
@@ -42,11 +43,13 @@ class ActivationGate:
 class GateSites:
     """Where the gates of one forward pass sit.
 
-    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own.
+    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own. outputs: the
+    atoms of what the pass returns, of which only the kept ones are compared.
     """
 
     weights: dict[str, tuple[int, Ints]]
     activations: list[ActivationGate]
+    outputs: tuple[Output, ...] = ()
 
 
 def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution | None = None) -> GateSites:
@@ -73,7 +76,7 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
                 weights[c.weight] = (c.weight_axis, held)
             else:
                 activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
-    return GateSites(weights, activations)
+    return GateSites(weights, activations, outputs_of(log, number, solution.component))
 
 
 def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> GateSites:
@@ -89,7 +92,7 @@ def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> Ga
         if name in evidence.labels:
             shadow_tensor(tensor, name, dict(evidence.labels[name]))
     tracer = Tracer(space, Log(False), module_names(copy), evidence.parameters)
-    forward(copy, example, tracer)
+    note_returned(tracer.log, forward(copy, example, tracer))
     return gate_sites(graph, tracer.log, space.solve())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -123,7 +124,8 @@ def run_one(entry: dict[str, Any], arm: str, limit: float) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit that the engine was at; "+" where the tree had changes on top."""
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+"]
+    engine = Path(importlib.util.find_spec("torchbonsai").origin).parent
+    command = ["git", "-C", str(engine), "describe", "--always", "--dirty=+"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 

@@ -109,7 +109,11 @@ def _largest_error(
 
 
 def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
-    """The large network's outputs under gates of zero."""
+    """The large network's outputs under gates of zero; of a copy, since a forward may keep what it computed."""
+    return _gated(sites, kept, alias_copy(large), example)
+
+
+def _gated(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
     draw_alike()
     return run_gated(sites, large, _own(example), g)
@@ -118,7 +122,7 @@ def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -
 def _plain(model: nn.Module, example: Example) -> Any:
     args, kwargs = _own(example)
     draw_alike()
-    return model(*args, **kwargs)
+    return alias_copy(model)(*args, **kwargs)
 
 
 def _difference(masked: Any, out: Any) -> float:
@@ -167,10 +171,10 @@ class _Calibrate(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.name().split(".")[0] in BATCH_NORMS and args[3] is not None and args[0].dim() > 1:
-            place = args[3].data_ptr()
-            if place in self.buffers:
-                self.again = self.again or place in self.seen
-                self.seen.add(place)
+            places = {args[3].data_ptr(), args[4].data_ptr()}
+            if places <= self.buffers:
+                self.again = self.again or not self.seen.isdisjoint(places)
+                self.seen |= places
                 _take(args[0], args[3], args[4])
         return func(*args, **(kwargs or {}))
 
@@ -187,8 +191,12 @@ def _calibrated(sites: GateSites, kept: Bools, large: nn.Module, example: Exampl
 
     Returns the masked outputs; None where another pass would give others.
     """
-    with _Calibrate(large) as mode:
-        out = _masked(sites, kept, large, example)
+    copy = alias_copy(large)
+    with _Calibrate(copy) as mode:
+        out = _gated(sites, kept, copy, example)
+    for mine, theirs in zip(large.buffers(), copy.buffers(), strict=True):
+        if theirs.data_ptr() in mode.seen:
+            mine.copy_(theirs)
     return None if mode.again else out
 
 

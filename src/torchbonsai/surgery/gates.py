@@ -79,11 +79,21 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
     return GateSites(weights, activations, outputs_of(log, number, solution.component))
 
 
-def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> GateSites:
+def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool = False) -> GateSites:
     """The gates of `model`'s eval forward on `example`, found by tracing that very pass.
 
-    A copy in another dtype may take other kernels and so run other ops than the traced one.
+    A copy in another dtype may take other kernels and so run other ops than the traced one. hollow: go without values
+    where the forward does not look at them.
     """
+    if hollow:
+        try:
+            return _sites_of_pass(graph, model, example, True)
+        except Exception:  # noqa: BLE001 - the pass below runs for real, and says what is wrong
+            pass
+    return _sites_of_pass(graph, model, example, False)
+
+
+def _sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool) -> GateSites:
     evidence: Evidence = graph.evidence
     known = evidence.space
     space = LabelSpace(known.count, list(known.starts), list(known.owners), list(known.edges), list(known.frozen))
@@ -91,7 +101,7 @@ def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> Ga
     for name, tensor in named_tensors(copy):
         if name in evidence.labels:
             shadow_tensor(tensor, name, dict(evidence.labels[name]))
-    tracer = Tracer(space, Log(False), module_names(copy), evidence.parameters)
+    tracer = Tracer(space, Log(False, hollow=hollow), module_names(copy), evidence.parameters)
     note_returned(tracer.log, forward(copy, example, tracer))
     return gate_sites(graph, tracer.log, space.solve())
 

@@ -99,10 +99,13 @@ def _plain_weights(log: Log) -> set[str]:
     for record in log.records:
         if record.kind == "layout":
             continue
-        gated = {c.weight: c.weight_axis for c in record.consumed if c.weight is not None}
+        gated: dict[str, set[int]] = defaultdict(set)
+        for c in record.consumed:
+            if c.weight is not None:
+                gated[c.weight].add(c.weight_axis)
         for shadow in record.inputs:
             if shadow.leaf is not None:
-                used[shadow.leaf].add(gated.get(shadow.leaf, -1))
+                used[shadow.leaf] |= gated.get(shadow.leaf, {-1})
     return {name for name, axes in used.items() if len(axes) == 1 and -1 not in axes}
 
 

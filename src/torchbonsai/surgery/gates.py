@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.call import flat_tensors
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints, Output
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy
 from torchbonsai.graph.labels import LabelSpace, Solution
+from torchbonsai.graph.outputs import note_returned, outputs_of
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
 from torchbonsai.graph.tracer import Tracer
@@ -42,11 +43,13 @@ class ActivationGate:
 class GateSites:
     """Where the gates of one forward pass sit.
 
-    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own.
+    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own. outputs: the
+    atoms of what the pass returns, of which only the kept ones are compared.
     """
 
     weights: dict[str, tuple[int, Ints]]
     activations: list[ActivationGate]
+    outputs: tuple[Output, ...] = ()
 
 
 def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution | None = None) -> GateSites:
@@ -73,7 +76,7 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
                 weights[c.weight] = (c.weight_axis, held)
             else:
                 activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
-    return GateSites(weights, activations)
+    return GateSites(weights, activations, outputs_of(log, number, solution.component))
 
 
 def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool = False) -> GateSites:
@@ -99,7 +102,7 @@ def _sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, holl
         if name in evidence.labels:
             shadow_tensor(tensor, name, dict(evidence.labels[name]))
     tracer = Tracer(space, Log(False, hollow=hollow), module_names(copy), evidence.parameters)
-    forward(copy, example, tracer)
+    note_returned(tracer.log, forward(copy, example, tracer))
     return gate_sites(graph, tracer.log, space.solve())
 
 
@@ -109,10 +112,13 @@ def _plain_weights(log: Log) -> set[str]:
     for record in log.records:
         if record.kind == "layout":
             continue
-        gated = {c.weight: c.weight_axis for c in record.consumed if c.weight is not None}
+        gated: dict[str, set[int]] = defaultdict(set)
+        for c in record.consumed:
+            if c.weight is not None:
+                gated[c.weight].add(c.weight_axis)
         for shadow in record.inputs:
             if shadow.leaf is not None:
-                used[shadow.leaf].add(gated.get(shadow.leaf, -1))
+                used[shadow.leaf] |= gated.get(shadow.leaf, {-1})
     return {name for name, axes in used.items() if len(axes) == 1 and -1 not in axes}
 
 

@@ -6,7 +6,7 @@ graph, and the selection has to be made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, permutations
 from typing import Any
@@ -28,6 +28,8 @@ from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
 
 Equal = tuple[Ints, Ints]
+Place = tuple[bool, int]
+"""(training, op number) of an op that failed."""
 _MOST_REPAIRS = 64
 _WINDOWS = (0, 8, 32, 128, None)
 """How many ops before a failing one are looked at for the groups to freeze, step by step."""
@@ -58,9 +60,9 @@ class Settler:
     base: ChannelGraph
     retrace: Callable[[], ChannelGraph] | None = None
     real: set[bool] = field(default_factory=set)
-    tried: dict[tuple[bool, int], int] = field(default_factory=dict)
-    froze: dict[tuple[bool, int], int] = field(default_factory=dict)
-    equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
+    tried: dict[Place, int] = field(default_factory=dict)
+    froze: dict[Place, int] = field(default_factory=dict)
+    equal: dict[Place, list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
     follows: bool = True
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
@@ -127,11 +129,13 @@ class Settler:
         options = list(hypotheses(failure.log, failure.index, solution))
         first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
         for step in range(self.tried.get(site, first - 1) + 1, len(options)):
-            self.tried[site] = self.helped[_line(failure)] = step
-            self.equal[site] = options[step]
-            self._extend(failure, step, len(options))
-            candidate = build(self._amended())
+            self.tried[site] = step
+            assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
+            candidate = build(self._amended({**self.equal, **assumed}))
             if not _collapsed(candidate, failure.seen):
+                self.equal |= assumed
+                self.tried |= dict.fromkeys(assumed, step)
+                self.helped[_line(failure)] = step
                 return candidate
         if not self._real(graph, failure.log):
             return self._start_again()
@@ -141,15 +145,16 @@ class Settler:
         self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         return build(self._amended())
 
-    def _extend(self, failure: Failure, step: int, count: int) -> None:
-        """Assume the same of the same op on the same shapes elsewhere: the other blocks of the network."""
+    def _elsewhere(self, failure: Failure, step: int, count: int) -> dict[Place, list[Equal]]:
+        """The same assumption for the same op on the same shapes elsewhere: the other blocks of the network."""
+        found: dict[Place, list[Equal]] = {}
         for index in alike(failure.log, failure.index):
             site = (failure.log.training, index)
             if site not in self.tried:
                 options = list(hypotheses(failure.log, index, self.base.evidence.solution))
                 if len(options) == count:
-                    self.tried[site] = step
-                    self.equal[site] = options[step]
+                    found[site] = options[step]
+        return found
 
     def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
         """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
@@ -178,8 +183,10 @@ class Settler:
         reason = f"the width is baked into the code: {failure.reason}"
         self.frozen += [(labels, reason, failure.source) for labels in groups]
 
-    def _amended(self) -> Evidence:
-        return self.base.evidence.amended([e for es in self.equal.values() for e in es], self.frozen)
+    def _amended(self, equal: Mapping[Place, list[Equal]] | None = None) -> Evidence:
+        """The base evidence with what is assumed (default: what was found to help) and frozen so far."""
+        chosen = self.equal if equal is None else equal
+        return self.base.evidence.amended([e for es in chosen.values() for e in es], self.frozen)
 
 
 def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:

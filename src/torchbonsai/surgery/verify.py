@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torchbonsai.core.errors import VerificationError, message
 from torchbonsai.graph.call import flat_tensors, map_tensors, tensors_within
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, draw_alike, undisturbed
+from torchbonsai.graph.outputs import kept_positions, narrowed
 from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.apply import apply
@@ -27,18 +28,21 @@ class Verification:
     """On the example inputs, in eval mode, with the given weights and with constant ones randomised.
 
     max_rel_error: the larger of max|small - masked| / max|masked|, None if not compared. reason: why not exact.
+    outputs: what of the outputs was compared.
     """
 
     exact: bool
     max_rel_error: float | None
     reason: str
     dtype: str = ""
+    outputs: Literal["whole", "kept channels"] = "whole"
 
     def __str__(self) -> str:
         if self.max_rel_error is None:
             return f"not verified: {self.reason}"
         said = "equals the masked network" if self.exact else f"differs from the masked network ({self.reason})"
         where = f"on the example inputs, eval mode, {self.dtype}"
+        where += ", of the outputs the kept channels" if self.outputs != "whole" else ""
         return f"{said}, relative error {self.max_rel_error:.1e} ({where})"
 
 
@@ -65,9 +69,10 @@ def verify(
     else:
         return Verification(False, None, f"the forward runs in neither float64 nor float32 ({why})")
     name = str(dtype).removeprefix("torch.")
+    compared: Literal["whole", "kept channels"] = "kept channels" if plan.outputs else "whole"
     if plan.inexact:
         reasons = "; ".join(dict.fromkeys(i.reason for i in plan.inexact))
-        return Verification(False, error, f"undefined by nature: {reasons}", name)
+        return Verification(False, error, f"undefined by nature: {reasons}", name, compared)
     if not error < TOLERANCE[dtype]:
         raise VerificationError(
             message(
@@ -77,7 +82,7 @@ def verify(
                 "pass ignore= for the part concerned and report the model; the given model is untouched",
             )
         )
-    return Verification(True, error, "", name)
+    return Verification(True, error, "", name, compared)
 
 
 def _largest_error(
@@ -109,14 +114,15 @@ def _largest_error(
 
 
 def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
-    """The large network's outputs under gates of zero; of a copy, since a forward may keep what it computed."""
+    """What stays of the large network's outputs under gates of zero; of a copy: a forward may keep what it computed."""
     return _gated(sites, kept, alias_copy(large), example)
 
 
 def _gated(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
     draw_alike()
-    return run_gated(sites, large, _own(example), g)
+    masked = run_gated(sites, large, _own(example), g)
+    return narrowed(tensors_within(masked), [kept_positions(output, kept) for output in sites.outputs])
 
 
 def _plain(model: nn.Module, example: Example) -> Any:

@@ -83,7 +83,8 @@ def _head(runs: list[Record]) -> str:
 
 def _run(run: Record) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-    return f"{run['run']}: `{run['command']}`, commit {run['commit']}, {packages}; {run['processor']}, {run['cores']} cores"
+    where = f"{run['processor']}, {run['cores']} cores"
+    return f"{run['run']}: `{run['command']}`, commit {run['commit']}, {packages}; {where}"
 
 
 def versions() -> dict[str, str]:

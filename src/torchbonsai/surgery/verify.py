@@ -120,14 +120,15 @@ def _error(masked: Any, sites: GateSites, kept: Bools, tiny: nn.Module, example:
 
 
 def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
-    """The large network's outputs under gates of zero; of a copy, since a forward may keep what it computed."""
+    """What stays of the large network's outputs under gates of zero; of a copy: a forward may keep what it computed."""
     return _gated(sites, kept, alias_copy(large), example)
 
 
 def _gated(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
     draw_alike()
-    return run_gated(sites, large, _own(example), g)
+    masked = run_gated(sites, large, _own(example), g)
+    return narrowed(tensors_within(masked), [kept_positions(output, kept) for output in sites.outputs])
 
 
 def _plain(model: nn.Module, example: Example) -> Any:

@@ -143,7 +143,7 @@ def prune(
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         for _ in range(_MOST_ROUNDS):
-            context = ScoringContext(graph, scored, known, loss)
+            context = ScoringContext(graph, scored, known, loss, example_inputs)
             scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)

@@ -165,16 +165,18 @@ class GateActivations(TorchDispatchMode):
                         "pass an example of each path: tb.trace(model, [example, other_example])",
                     )
                 )
-            args, kwargs = self._multiply(gate, args, kwargs)
+            args, kwargs = multiplied(gate, args, kwargs, self.g)
         self.count += 1
         return func(*args, **kwargs)
 
-    def _multiply(self, gate: ActivationGate, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        target = flat_tensors([list(args), kwargs])[gate.operand]
-        shape = [target.shape[a] if a in gate.axes else 1 for a in range(target.dim())]
-        order = np.argsort(gate.axes)
-        factor = expand(self.g, gate.atoms.transpose(tuple(order))).reshape(shape).to(target.dtype)
-        return _replace([list(args), kwargs], target, target * factor)
+
+def multiplied(gate: ActivationGate, args: Any, kwargs: Any, g: torch.Tensor) -> Any:
+    """[args, kwargs] of an op, with the tensor that `gate` names multiplied by its part of g (n_atoms,)."""
+    target = flat_tensors([list(args), kwargs])[gate.operand]
+    shape = [target.shape[a] if a in gate.axes else 1 for a in range(target.dim())]
+    order = np.argsort(gate.axes)
+    factor = expand(g, gate.atoms.transpose(tuple(order))).reshape(shape).to(target.dtype)
+    return _replace([list(args), kwargs], target, target * factor)
 
 
 def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:

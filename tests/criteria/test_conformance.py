@@ -5,13 +5,13 @@ import random
 import pytest
 import torch
 
-from torchbonsai.criteria import APoZ, Magnitude, Random
+from torchbonsai.criteria import APoZ, LinearFilterEnsembles, Magnitude, Random
 from torchbonsai.criteria.reduce import norms
 from torchbonsai.testing import check_criterion
 from torchbonsai.testing.criteria import calibration, reordered
 from torchbonsai.testing.toys import toys
 
-CRITERIA = (Magnitude(), Magnitude(p=1), Random(), Random(seed=3), APoZ())
+CRITERIA = (Magnitude(), Magnitude(p=1), Random(), Random(seed=3), APoZ(), LinearFilterEnsembles())
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=repr)

@@ -56,7 +56,8 @@ class ScoringContext:
 
     batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
     device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
-    against batch[1]. notes: what the criterion wants the reader of the result to know.
+    against batch[1]. notes: what the criterion wants the reader of the result to know. details: what it found out
+    beside the scores, by name; `PruneResult.details` holds them.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ScoringContext:
         self.graph = graph
         self.model = model
         self.notes: list[str] = []
+        self.details: dict[str, Any] = {}
         self._given = batches
         self._loss = loss
 

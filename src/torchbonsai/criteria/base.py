@@ -60,6 +60,7 @@ class ScoringContext:
     batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
     device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
     against batch[1]. example_inputs: as `tb.prune` got them. notes: what the criterion wants the reader to know.
+    details: what it found out beside the scores, by name; `PruneResult.details` holds them.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ScoringContext:
         self.model = model
         self.example_inputs = example_inputs
         self.notes: list[str] = []
+        self.details: dict[str, Any] = {}
         self._given = batches
         self._loss = loss
 

@@ -85,21 +85,22 @@ class LayerTable:
         base = self._cost(_BEST)
         return next(a for a in ALIGNMENTS if self._cost(a) <= _TOLERATED * base)
 
-    def multiple_for(self, size: int) -> int:
-        """The multiple for a layer or group of this width: halved until it leaves a few widths to choose from."""
+    def multiple_for(self, size: int, least: int = LEAST_WIDTHS) -> int:
+        """The multiple for a layer or group of this width: halved until it leaves `least` widths to choose from."""
         multiple = self.multiple
-        while multiple > 1 and size < LEAST_WIDTHS * multiple:
+        while multiple > 1 and size < least * multiple:
             multiple //= 2
         return multiple
 
     def penalty(self, width: int) -> float:
-        """How many times longer a layer takes at `width` than at the next multiple of 16 above; at least 1."""
+        """How many times longer a layer takes at `width` than at the next of the device's multiples; at least 1."""
         return self._penalties[gcd(width, _BEST)]
 
     @cached_property
     def _penalties(self) -> dict[int, float]:
-        aligned = self.ms(_PROBE, _PROBE.inputs, _PROBE.outputs)
-        return {a: max(1.0, self.ms(_PROBE, _width_of(a), _width_of(a)) / aligned) for a in ALIGNMENTS}
+        base = self._cost(self.multiple)
+        above = {a: -(-_width_of(a) // self.multiple) * self.multiple for a in ALIGNMENTS}
+        return {a: max(1.0, self._cost(a) * _width_of(a) ** 2 / (base * above[a] ** 2)) for a in ALIGNMENTS}
 
     def _cost(self, alignment: int) -> float:
         """Time a MAC at a width that is a multiple of `alignment` and of no more."""
@@ -152,7 +153,7 @@ class Surface:
 
     def __init__(self, table: LayerTable, layer: Layer, *, free_inputs: bool, free_outputs: bool) -> None:
         self.table, self.layer = table, layer
-        self.steps = tuple(lcm(table.multiple_for(n), layer.groups or 1) for n in (layer.inputs, layer.outputs))
+        self.steps = tuple(lcm(table.multiple_for(n, 2), layer.groups or 1) for n in (layer.inputs, layer.outputs))
         free_inputs, free_outputs = (
             (free_inputs, free_outputs) if layer.groups else (False, free_outputs or free_inputs)
         )

@@ -109,7 +109,7 @@ class Meters:
         assert candidate.settled.small is not None
         clocked = self._clock.measured(candidate.settled.small, len(self._tried) + 1)
         candidate = Candidate(candidate.settled, candidate.kept, candidate.selection, clocked)
-        if abs(clocked.off) <= MET or (clocked.off < 0 and bool(candidate.kept.all())):
+        if abs(clocked.off) <= MET or (clocked.off < 0 and self._held_by_others(candidate.kept)):
             return candidate
         repeated = any((c.kept == candidate.kept).all() for c in self._tried if c.kept.shape == candidate.kept.shape)
         self._tried.append(candidate)
@@ -117,6 +117,11 @@ class Meters:
             self._clock.correct(candidate.kept, clocked)
             return None
         return self._best()
+
+    def _held_by_others(self, kept: Bools) -> bool:
+        """Whether it is another limit that made the selection so small, or nothing had to go at all."""
+        assert self._clock is not None
+        return bool(kept.all()) or not self._clock.binds(kept)
 
     def _best(self) -> Candidate:
         """The slowest of those that are quick enough. Widths go in steps, and so does time: it may be below by more."""
@@ -184,6 +189,12 @@ class _Clock:
         arm = self._arm(self.runtime.load(small, self.inputs, self.target))
         dense, found = in_turns([self.dense, arm], seconds=SECONDS)
         return self._clocked(dense, found, rounds)
+
+    def binds(self, kept: Bools) -> bool:
+        """Is the selection about as slow as was allowed, by the prediction that it was made with?"""
+        assert self.model is not None
+        assert self.target_ms is not None
+        return self.model.of(kept) > (1 - MET) * self.target_ms
 
     def correct(self, kept: Bools, clocked: Clocked) -> None:
         """A share is of what the dense network took at the time; milliseconds are milliseconds."""

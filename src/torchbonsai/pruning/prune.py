@@ -41,7 +41,10 @@ class Costs:
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
-    """model: the small network, of the user's own class. scores: higher = keep, before normalising."""
+    """model: the small network, of the user's own class. scores: higher = keep, before normalising.
+
+    details: what the criterion found out beside the scores, by name (standard errors, say); see its documentation.
+    """
 
     model: nn.Module
     plan: PruningPlan
@@ -51,6 +54,7 @@ class PruneResult:
     graph: ChannelGraph
     selection: Selection
     notes: tuple[str, ...] = field(default=())
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, example_inputs: Any, *, prune_outputs: Narrow = False) -> ChannelGraph:
@@ -143,7 +147,7 @@ def prune(
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         for _ in range(_MOST_ROUNDS):
-            context = ScoringContext(graph, scored, known, loss)
+            context = ScoringContext(graph, scored, known, loss, example_inputs)
             scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)
@@ -162,7 +166,7 @@ def prune(
             if settled.plan is not None:
                 if budget.zeros and kept.all():
                     context.notes.append("no channel is zero: nothing was removed")
-                return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
+                return _result(settled, given, model, example_inputs, kept, scores, selection, context, verify)
             graph = settled.graph
     raise _endless()
 
@@ -175,7 +179,7 @@ def _result(
     kept: Bools,
     scores: Scores,
     selection: Selection,
-    notes: list[str],
+    context: ScoringContext,
     compare: bool,
 ) -> PruneResult:
     graph, plan, small = settled.graph, settled.plan, settled.small
@@ -184,9 +188,9 @@ def _result(
     checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
     costs = CostModel(graph)
     remember(plan, given if given is model else model)
-    return PruneResult(
-        small, plan, Costs(costs.dense, costs.of(kept)), checked, scores, graph, selection, (*graph.notes, *notes)
-    )
+    notes = (*graph.notes, *context.notes)
+    cost = Costs(costs.dense, costs.of(kept))
+    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, context.details)
 
 
 def _endless() -> PlanError:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from torchbonsai.core.errors import BudgetError, ConfigError, PruningError, message
 from torchbonsai.cost.macs import Cost, CostModel
+from torchbonsai.criteria.base import Normalise
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
+from torchbonsai.selection.normalise import NORMALISERS, normalised
 from torchbonsai.selection.unreachable import unreachable
 from torchbonsai.selection.widths import by_group, widths_by_group
 
@@ -31,13 +33,13 @@ def select(
     scope: Scope = "global",
     round_to: int | Mapping[str, int] = 1,
     min_channels: int | Mapping[str, int] = 1,
-    normalise: Literal["mean"] | None = "mean",
+    normalise: Normalise = "mean",
 ) -> Selection:
     """{group: (n atoms,) bool, True = keep} for every group: the widest choice that meets all budgets.
 
     scores: {group: (n atoms,)}, higher = keep; atoms leave in the order of (score, group, channel). scope="uniform":
     one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
-    divided by their group's mean if normalise="mean". round_to: kept counts are its multiples or the dense count;
+    of each as `selection.normalise` makes them comparable. round_to: kept counts are its multiples or the dense count;
     min_channels: the floor; each one number, or {group, producing module or glob pattern: number}.
 
     Raises BudgetError where the limits cannot be met (naming the floor and what holds it up), ConfigError for options
@@ -46,7 +48,8 @@ def select(
     _check_options(scope, round_to, min_channels, normalise)
     if not graph.groups:
         raise _nothing_to_prune(graph)
-    ranking = rank(graph, _flat_scores(graph, scores), divide_by_mean=normalise == "mean" and scope == "global")
+    flat = _flat_scores(graph, scores)
+    ranking = rank(graph, flat, normalised(graph, flat, normalise) if scope == "global" else flat)
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
     multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
     least = np.array(by_group(graph, min_channels, 1, "min_channels"), dtype=np.int64)
@@ -142,8 +145,8 @@ def _check_options(
 ) -> None:
     if scope not in ("global", "uniform"):
         raise _invalid("scope must be 'global' or 'uniform'", scope)
-    if normalise not in ("mean", None):
-        raise _invalid("normalise must be 'mean' or None", normalise)
+    if normalise is not None and normalise not in NORMALISERS:
+        raise _invalid(f"normalise must be None or one of {', '.join(map(repr, NORMALISERS))}", normalise)
     for name, given in (("round_to", round_to), ("min_channels", min_channels)):
         for value in given.values() if isinstance(given, Mapping) else [given]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -143,7 +143,7 @@ class Maxout(nn.Module):
         self.a, self.b, self.reduce = nn.Conv2d(3, 12, 1), nn.Conv2d(6, 5, 1), reduce
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
+        n, _, h, w = x.shape
         x = self.a(x)
         return self.b(getattr(x.reshape(n, x.shape[1] // 2, 2, h, w), self.reduce)(2))
 
@@ -189,8 +189,8 @@ def test_whole_groups_of_a_group_norm_are_exact(groups: int, blocks: Any, affine
 
 def test_blocks_by_name_and_what_is_refused(x: Tensor) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GroupNorm(3, 12), nn.Conv2d(12, 12, 1), nn.GroupNorm(3, 12), nn.ReLU(),
-                          nn.Conv2d(12, 2, 1))  # fmt: skip
+    first, second = (nn.Conv2d(n, 12, 1) for n in (3, 12))
+    model = nn.Sequential(first, nn.GroupNorm(3, 12), second, nn.GroupNorm(3, 12), nn.ReLU(), nn.Conv2d(12, 2, 1))
     assert sizes(tb.trace(model, x)) == {"0": 4, "2": 4}
     assert sizes(tb.trace(model, x, blocks={"1": "whole"})) == {"0": 3, "2": 4}
     assert sizes(tb.trace(model, x, blocks={"*": "whole", "3": "inside"})) == {"0": 3, "2": 4}

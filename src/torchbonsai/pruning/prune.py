@@ -15,17 +15,18 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.graph.blocks import Asked
-from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Selection
+from torchbonsai.graph.channel_graph import Blocks, ChannelGraph, Selection
 from torchbonsai.graph.forward import alias_copy, collector_at_rest, permanent, unwrap
 from torchbonsai.graph.outputs import Narrow
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, Wanted, resolved, restrict
+from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import select
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
-from torchbonsai.surgery.settle import Settled, Settler
+from torchbonsai.surgery.settle import Settler
 from torchbonsai.surgery.verify import NOT_COMPARED, Verification
 from torchbonsai.surgery.verify import verify as compare_with_masked
 
@@ -42,7 +43,11 @@ class Costs:
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
-    """model: the small network, of the user's own class. scores: higher = keep, before normalising."""
+    """model: the small network, of the user's own class. scores: higher = keep, before normalising.
+
+    details: what the criterion found out beside the scores, by name (standard errors, say); see its documentation.
+    latency: as measured, where the budget says on what device.
+    """
 
     model: nn.Module
     plan: PruningPlan
@@ -52,6 +57,8 @@ class PruneResult:
     graph: ChannelGraph
     selection: Selection
     notes: tuple[str, ...] = field(default=())
+    details: Mapping[str, Any] = field(default_factory=dict)
+    latency: Clocked | None = None
 
 
 def trace(
@@ -153,9 +160,11 @@ def prune(
         if criterion.needs & NEEDS_DATA:
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
+        meters, context = Meters(model, example_inputs, budget), None
         for _ in range(_MOST_ROUNDS):
-            context = ScoringContext(graph, scored, known, loss)
-            scores = context.resolve(criterion)
+            if context is None or context.graph is not graph:
+                context = ScoringContext(graph, scored, known, loss, example_inputs)
+                scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)
             else:
@@ -167,37 +176,41 @@ def prune(
                     round_to=round_to,
                     min_channels=min_channels,
                     normalise=criterion.normalise,
+                    measures=meters.of(graph),
                 )
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
             if settled.plan is not None:
                 if budget.zeros and kept.all():
                     context.notes.append("no channel is zero: nothing was removed")
-                return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
-            graph = settled.graph
+                chosen = meters.judge(Candidate(settled, kept, selection))
+                if chosen is not None:
+                    return _result(chosen, given, model, example_inputs, scores, context, verify)
+            else:
+                graph = settled.graph
     raise _endless()
 
 
 def _result(
-    settled: Settled,
+    chosen: Candidate,
     given: nn.Module,
     model: nn.Module,
     example_inputs: Any,
-    kept: Bools,
     scores: Scores,
-    selection: Selection,
-    notes: list[str],
+    context: ScoringContext,
     compare: bool,
 ) -> PruneResult:
+    settled, kept = chosen.settled, chosen.kept
     graph, plan, small = settled.graph, settled.plan, settled.small
     assert plan is not None
     assert small is not None
     checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
     costs = CostModel(graph)
     remember(plan, given if given is model else model)
-    return PruneResult(
-        small, plan, Costs(costs.dense, costs.of(kept)), checked, scores, graph, selection, (*graph.notes, *notes)
-    )
+    notes = (*graph.notes, *context.notes)
+    cost = Costs(costs.dense, costs.of(kept))
+    selection, details, clocked = chosen.selection, context.details, chosen.clocked
+    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, details, clocked)
 
 
 def _endless() -> PlanError:

@@ -119,3 +119,14 @@ def test_a_backbone_may_lose_outputs(bonsai) -> None:
     assert len(told["outputs"][0]["1"]) == 5
     assert told["verification"]["outputs"] == "kept channels"
     assert "outputs that lose channels" in bonsai("explain lenet --prune-outputs").out
+
+
+def test_blocks_are_passed_on(bonsai) -> None:
+    explained = "explain command_nets:grouped --input 2,5 --json --blocks"
+    for way, size in (("inside", 4), ("whole", 3)):
+        assert [g["channels"] for g in json.loads(bonsai(f"{explained} {way}").out)["groups"]] == [size]
+    told = json.loads(
+        bonsai("prune command_nets:grouped --input 2,5 --keep-channels 0.7 --dry-run --json --blocks whole").out
+    )
+    assert told["groups"] == [{"name": "0", "channels": 3, "kept": 2}]
+    assert told["verification"]["exact"]

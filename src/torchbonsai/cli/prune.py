@@ -55,6 +55,9 @@ class Arguments:
     """Modules whose channels may go; all others stay whole."""
     prune_outputs: bool = False
     """Let the outputs lose channels too, as for a backbone whose reader is not here."""
+    blocks: Literal["whole", "inside"] | None = None
+    """Of attention heads and other equal blocks: whole ones leave, or the same positions inside each. Default: what
+    leaves more to choose from."""
     out: str | None = None
     """Folder for the small network."""
     dry_run: bool = False
@@ -78,6 +81,7 @@ def run(arguments: Arguments) -> int:
         ignore=arguments.ignore,
         only=arguments.only or None,
         prune_outputs=arguments.prune_outputs,
+        blocks=arguments.blocks,
     )
     folder = None if arguments.dry_run else _saved(given, result, str(arguments.out))
     if arguments.json:

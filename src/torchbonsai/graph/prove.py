@@ -192,6 +192,9 @@ class Prover(Tracer):
     def role(self, owner: tuple[str, int], role: str) -> None:
         return
 
+    def choose_blocks(self, record: OpRecord, inside: int, whole: int) -> str:
+        return self._expected().blocks or "inside"
+
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         outputs = self._expected().outputs
         return tuple(f.axes for f in outputs[output]) if output < len(outputs) else None

@@ -32,6 +32,9 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
+    blocks: do whole blocks of channels leave at this op, or the same positions inside every block (see `Blocks`)? Empty
+    where its channels lie in no blocks; else module says which one's forward was running.
+
     moves: per output and field, where each element came from (layout ops only). denied: its rule raised. answer: what
     another pass may find again (`graph.memory.Answer`).
     """
@@ -50,6 +53,8 @@ class OpRecord:
     consumed: list[Consumption] = field(default_factory=list)
     pointers: list[tuple[str, Ints]] = field(default_factory=list)
     products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
+    blocks: str = ""
+    module: str = ""
     answer: Any = None
 
 

@@ -15,14 +15,14 @@ import numpy as np
 from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.blocks import concerned
 from torchbonsai.graph.build import build
-from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
+from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
 from torchbonsai.graph.prove import Failure, Proof, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
-from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
@@ -51,15 +51,16 @@ class Settled:
 class Settler:
     """Remembers, across selections of one model, what was tried at each op that failed.
 
-    retrace: makes the graph anew from passes on real values; `observe` where nothing is given. Repairs and hypotheses
-    are tried against hollow passes, too; before anything is frozen, the large network is run for real in the mode
-    concerned, and must agree with its hollow pass.
+    retrace: makes the graph anew (hollow, what leaves where channels lie in blocks). Repairs and hypotheses are tried
+    against hollow passes, too; before anything is frozen, the large network is run for real in the mode concerned, and
+    must agree with its hollow pass.
     """
 
     model: nn.Module
     example_inputs: Any
     base: ChannelGraph
-    retrace: Callable[[], ChannelGraph] | None = None
+    retrace: Callable[[bool, Blocks], ChannelGraph]
+    hollow: bool = True
     real: set[bool] = field(default_factory=set)
     tried: dict[Place, int] = field(default_factory=dict)
     froze: dict[Place, int] = field(default_factory=dict)
@@ -137,11 +138,11 @@ class Settler:
             self.real.add(log.training)
         return True
 
-    def _start_again(self) -> ChannelGraph:
-        """What was learnt against hollow passes is forgotten."""
+    def _start_again(self, blocks: Blocks) -> ChannelGraph:
+        """What was learnt against other passes is forgotten."""
         self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
         self.repairs = Repairs(self.model, self.example_inputs)
-        self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
+        self.base = self.retrace(self.hollow, blocks)
         return self.base
 
     # ------------------------------------------------------------------ the graph changes
@@ -164,8 +165,12 @@ class Settler:
                 self.tried |= dict.fromkeys(assumed, step)
                 self.helped[_line(failure)] = step
                 return candidate
+        evidence: Evidence = self.base.evidence
         if not self._real(graph, failure.log):
-            return self._start_again()
+            self.hollow = False
+            return self._start_again(evidence.blocks)
+        if other := concerned(evidence, failure.seen):
+            return self._start_again({**evidence.blocks, **other})
         self.tried[site] = len(options)
         self.equal.pop(site, None)
         froze = self.froze[site] = self.froze.get(site, -1) + 1

@@ -24,7 +24,7 @@ def attention(call: Call) -> None:
     d = q.dim() - 1
     scores = call.join([(q, (*lead, d - 1, -1)), (k, (*lead, -2, -1))], frozenset((-1,)))
     if call.kwargs.get("scale") is None:
-        for _, labels in scores.extents:
+        for labels in scores.ended:
             call.inexact(labels, "attention scales by the square root of the width inside a head")
     for f in scores.fields:
         if min(f.axes) < 0 or max(f.axes) >= d - 1:
@@ -43,6 +43,9 @@ def attention(call: Call) -> None:
         if not set(h.axes) & covered:
             call.freeze(h.labels, "attention weighs values that vary over heads without labels")
     call.give(call.outputs[0], tuple(fields))
+    for out in call.outputs[1:]:  # the logarithms of the softmax's sums, (…, n)
+        if out.shape == q.shape[:-1]:
+            call.give(out, heads)
     _count(call, q, k, v, scores.extents)
 
 

@@ -21,6 +21,9 @@ Loss = Callable[[nn.Module, Any], Tensor]
 Scores = dict[str, Tensor]
 """Group name -> (n atoms,) float on the CPU, higher = keep."""
 
+Normalise = Literal["mean", "sum", "size", "lamp"] | None
+"""How a ranking across groups divides a group's scores; see `torchbonsai.selection.normalise`."""
+
 NEEDS_DATA = frozenset({"activations", "gradients", "gates", "evaluations"})
 
 
@@ -33,7 +36,7 @@ class Criterion(Protocol):
     """Scores every channel of the whole model at once.
 
     needs: of {"weights", "activations", "gradients", "gates", "evaluations"}; all but the first need batches.
-    normalise: how a *global* ranking divides a group's scores.
+    normalise: how a ranking across groups divides a group's scores ("mean", "sum", "size", "lamp" or None).
 
     A criterion may also have `claims`, a frozenset of what `tb.testing.check_criterion` is to hold it to:
     "equivariant" (reordered channels, reordered scores; assumed where `claims` is missing) and "unread lowest" (a
@@ -44,7 +47,7 @@ class Criterion(Protocol):
     def needs(self) -> frozenset[str]: ...
 
     @property
-    def normalise(self) -> Literal["mean"] | None: ...
+    def normalise(self) -> Normalise: ...
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float, CPU, higher = keep} for every group of `context.graph`."""
@@ -56,15 +59,21 @@ class ScoringContext:
 
     batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
     device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
-    against batch[1]. notes: what the criterion wants the reader of the result to know. details: what it found out
-    beside the scores, by name; `PruneResult.details` holds them.
+    against batch[1]. example_inputs: as `tb.prune` got them. notes: what the criterion wants the reader to know.
+    details: what it found out beside the scores, by name; `PruneResult.details` holds them.
     """
 
     def __init__(
-        self, graph: ChannelGraph, model: nn.Module, batches: Iterable[Any] | None = None, loss: Loss | None = None
+        self,
+        graph: ChannelGraph,
+        model: nn.Module,
+        batches: Iterable[Any] | None = None,
+        loss: Loss | None = None,
+        example_inputs: Any = None,
     ) -> None:
         self.graph = graph
         self.model = model
+        self.example_inputs = example_inputs
         self.notes: list[str] = []
         self.details: dict[str, Any] = {}
         self._given = batches
@@ -127,8 +136,11 @@ class ScoringContext:
         """`criterion`'s scores in the graph's order, checked.
 
         Raises DataError for NaN or infinity in a parameter (or NaN in a buffer), or for missing batches; PruningError
-        where a group has no score, or not one finite number an atom.
+        for a model on the meta device where weights are needed, and where a group has no score or not one finite number
+        an atom.
         """
+        if criterion.needs and any(tensor.is_meta for tensor in self._tensors.values()):
+            raise _without_values(criterion)
         for name, tensor in self._tensors.items():
             check_finite(name, tensor, infinity_too=name in self.graph.parameters)
         if criterion.needs & NEEDS_DATA:
@@ -168,6 +180,17 @@ def _misfit(criterion: Criterion, must: str, got: str) -> PruningError:
     cause = "a criterion that looks at modules instead of bindings, or divides by zero"
     way_out = "try it with tb.testing.check_criterion"
     return PruningError(message(f"{type(criterion).__name__}: {must}", got, cause, way_out))
+
+
+def _without_values(criterion: Criterion) -> PruningError:
+    return PruningError(
+        message(
+            f"{type(criterion).__name__} needs the values of the weights",
+            "a model on the meta device, which has shapes only",
+            "the model was built under torch.device('meta') to save memory",
+            "pass criterion=tb.criteria.Random() where only the widths matter, or load the weights first",
+        )
+    )
 
 
 def _no_targets(batch: Any) -> DataError:

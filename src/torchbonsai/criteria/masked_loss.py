@@ -23,9 +23,9 @@ from torchbonsai.surgery.replay import Replay
 from torchbonsai.surgery.rewrite import channels_last, fold_norms, half_precision
 
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""Dtype -> absolute and relative difference of two losses that counts as rounding at a mask.
-
-With all channels on 100 times as much counts (TF32, say), and ten times what was found there is allowed at the mask."""
+"""Dtype -> absolute and relative difference of two losses that counts as rounding at a mask. With all channels on,
+where nothing but rounding can differ unless the replay is wrong, 100 times as much is allowed, and ten times what was
+found there (TF32, say) at the masks."""
 HELD_BYTES = 2**31
 """More than this is not kept of the forwards of several batches at once."""
 

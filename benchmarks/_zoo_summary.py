@@ -83,8 +83,8 @@ def _head(runs: list[Record]) -> str:
 
 def _run(run: Record) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-    machine = f"{run['processor']}; {run['cores']} cores"
-    return f"{run['run']}: `{run['command']}`, commit {run['commit']}, {packages}; {machine}"
+    where = f"{run['processor']}, {run['cores']} cores"
+    return f"{run['run']}: `{run['command']}`, commit {run['commit']}, {packages}; {where}"
 
 
 def versions() -> dict[str, str]:

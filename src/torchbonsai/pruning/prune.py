@@ -44,6 +44,7 @@ class Costs:
 class PruneResult:
     """model: the small network, of the user's own class. scores: higher = keep, before normalising.
 
+    details: what the criterion found out beside the scores, by name (standard errors, say); see its documentation.
     latency: as measured, where the budget says on what device.
     """
 
@@ -55,6 +56,7 @@ class PruneResult:
     graph: ChannelGraph
     selection: Selection
     notes: tuple[str, ...] = field(default=())
+    details: Mapping[str, Any] = field(default_factory=dict)
     latency: Clocked | None = None
 
 
@@ -150,7 +152,7 @@ def prune(
         meters, context = Meters(model, example_inputs, budget), None
         for _ in range(_MOST_ROUNDS):
             if context is None or context.graph is not graph:
-                context = ScoringContext(graph, scored, known, loss)
+                context = ScoringContext(graph, scored, known, loss, example_inputs)
                 scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)
@@ -172,7 +174,7 @@ def prune(
                     context.notes.append("no channel is zero: nothing was removed")
                 chosen = meters.judge(Candidate(settled, kept, selection))
                 if chosen is not None:
-                    return _result(chosen, given, model, example_inputs, scores, context.notes, verify)
+                    return _result(chosen, given, model, example_inputs, scores, context, verify)
             else:
                 graph = settled.graph
     raise _endless()
@@ -184,7 +186,7 @@ def _result(
     model: nn.Module,
     example_inputs: Any,
     scores: Scores,
-    notes: list[str],
+    context: ScoringContext,
     compare: bool,
 ) -> PruneResult:
     settled, kept = chosen.settled, chosen.kept
@@ -194,9 +196,11 @@ def _result(
     checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
     costs = CostModel(graph)
     remember(plan, given if given is model else model)
-    said = (*graph.notes, *notes)
-    paid = Costs(costs.dense, costs.of(kept))
-    return PruneResult(small, plan, paid, checked, scores, graph, chosen.selection, said, chosen.clocked)
+    notes = (*graph.notes, *context.notes)
+    cost = Costs(costs.dense, costs.of(kept))
+    return PruneResult(
+        small, plan, cost, checked, scores, graph, chosen.selection, notes, context.details, chosen.clocked
+    )
 
 
 def _endless() -> PlanError:

@@ -56,19 +56,13 @@ class Ladder:
         return self.widths(low)
 
 
-def rank(graph: ChannelGraph, scores: Floats, *, divide_by_mean: bool) -> Ranking:
-    """Order atoms by (score, group, channel). scores: (n_atoms,), higher = keep.
+def rank(graph: ChannelGraph, scores: Floats, across: Floats) -> Ranking:
+    """Order atoms by (across, group, channel). scores, across: (n_atoms,), higher = keep.
 
-    divide_by_mean: for the order across groups, scores are divided by the mean of their absolute values in the group
-    (the mean itself, where no score is negative). A group that is all zero stays zero. Within a group the given
-    scores decide, so that a rounded quotient cannot swap two of them.
+    across: the scores as they are compared between groups. Within a group the given scores decide, so that a rounded
+    quotient cannot swap two of them.
     """
     groups, atoms = graph.group_of_atom, np.arange(graph.n_atoms)
-    across = scores
-    if divide_by_mean:
-        sizes = np.bincount(groups, minlength=len(graph.groups))
-        means = np.bincount(groups, weights=np.abs(scores), minlength=len(graph.groups)) / sizes
-        across = scores / np.where(means > 0, means, 1.0)[groups]
     leaving = np.lexsort((atoms, scores, groups, across))
     position = np.empty_like(atoms)
     position[leaving] = atoms

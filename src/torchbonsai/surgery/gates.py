@@ -55,8 +55,11 @@ class GateSites:
 def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution | None = None) -> GateSites:
     """The gates of the pass that `log` describes; default: the first eval pass of the trace.
 
-    solution: of the labels in `log`, where it is not one of the trace's own passes.
+    solution: of the labels in `log`, where it is not one of the trace's own passes. A graph written by hand, which no
+    trace stands behind, has its gates at the weights that its bindings call consumers.
     """
+    if graph.evidence is None:
+        return _of_bindings(graph)
     evidence: Evidence = graph.evidence
     log, solution = log or evidence.logs[0], solution or evidence.solution
     number = np.full(solution.why.size, FROZEN, dtype=np.int64)
@@ -77,6 +80,11 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
             else:
                 activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
     return GateSites(weights, activations, outputs_of(log, number, solution.component))
+
+
+def _of_bindings(graph: ChannelGraph) -> GateSites:
+    bound = {b.name: b.axis for g in graph.groups for b in g.bound("consumes")}
+    return GateSites({name: (axis, graph.axes[name][axis]) for name, axis in bound.items()}, [])
 
 
 def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool = False) -> GateSites:
@@ -165,16 +173,18 @@ class GateActivations(TorchDispatchMode):
                         "pass an example of each path: tb.trace(model, [example, other_example])",
                     )
                 )
-            args, kwargs = self._multiply(gate, args, kwargs)
+            args, kwargs = multiplied(gate, args, kwargs, self.g)
         self.count += 1
         return func(*args, **kwargs)
 
-    def _multiply(self, gate: ActivationGate, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        target = flat_tensors([list(args), kwargs])[gate.operand]
-        shape = [target.shape[a] if a in gate.axes else 1 for a in range(target.dim())]
-        order = np.argsort(gate.axes)
-        factor = expand(self.g, gate.atoms.transpose(tuple(order))).reshape(shape).to(target.dtype)
-        return _replace([list(args), kwargs], target, target * factor)
+
+def multiplied(gate: ActivationGate, args: Any, kwargs: Any, g: torch.Tensor) -> Any:
+    """[args, kwargs] of an op, with the tensor that `gate` names multiplied by its part of g (n_atoms,)."""
+    target = flat_tensors([list(args), kwargs])[gate.operand]
+    shape = [target.shape[a] if a in gate.axes else 1 for a in range(target.dim())]
+    order = np.argsort(gate.axes)
+    factor = expand(g, gate.atoms.transpose(tuple(order))).reshape(shape).to(target.dtype)
+    return _replace([list(args), kwargs], target, target * factor)
 
 
 def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:

@@ -102,32 +102,27 @@ def _largest_error(
         cast: list[Example] = [_cast(example, dtype) for example in examples]
         sites = [sites_of_pass(graph, large, example, hollow) for example in cast]
         for example, places in zip(cast, sites, strict=True):
-            worst = max(worst, _error(_masked(places, kept, large, example), places, kept, tiny, example))
+            worst = max(worst, _difference(_masked(places, kept, large, example), _plain(tiny, example)))
         randomise_constants(graph, large)
         masked = _calibrated(sites[0], kept, large, cast[0])
         tiny = apply(plan, large)
         for number, (example, places) in enumerate(zip(cast, sites, strict=True)):
             if masked is None or number > 0:
                 masked = _masked(places, kept, large, example)
-            worst = max(worst, _error(masked, places, kept, tiny, example))
+            worst = max(worst, _difference(masked, _plain(tiny, example)))
     return worst
 
 
-def _error(masked: Any, sites: GateSites, kept: Bools, tiny: nn.Module, example: Example) -> float:
-    """max|small - masked| / max|masked| over what stays of all outputs; infinite where only one is not finite."""
-    stays = [kept_positions(output, kept) for output in sites.outputs]
-    return _difference(narrowed(tensors_within(masked), stays), _plain(tiny, example))
-
-
 def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
-    """The large network's outputs under gates of zero; of a copy, since a forward may keep what it computed."""
+    """What stays of the large network's outputs under gates of zero; of a copy: a forward may keep what it computed."""
     return _gated(sites, kept, alias_copy(large), example)
 
 
 def _gated(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
     g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
     draw_alike()
-    return run_gated(sites, large, _own(example), g)
+    masked = run_gated(sites, large, _own(example), g)
+    return narrowed(tensors_within(masked), [kept_positions(output, kept) for output in sites.outputs])
 
 
 def _plain(model: nn.Module, example: Example) -> Any:

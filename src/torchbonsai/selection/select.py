@@ -54,7 +54,8 @@ def select(
         raise _nothing_to_prune(graph)
     measures = _measures(budget, measures)
     flat = _flat_scores(graph, scores)
-    ranking = rank(graph, flat, normalised(graph, flat, normalise) if scope == "global" else flat)
+    across = normalised(graph, flat, normalise) if scope == "global" else flat
+    ranking = rank(graph, flat, across)
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
     multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
     multiples = measures.multiples(sizes, multiples)
@@ -64,7 +65,7 @@ def select(
     cost = CostModel(graph)
     meter = Meter(cost, {**_limits(budget, cost.dense, sizes, bounds, scope), **measures.limits}, measures.models)
     if scope == "global" and measures.clock is not None:
-        ladder = fastest_ladder(graph, bounds, ranking, flat, measures.clock.marginal())
+        ladder = fastest_ladder(graph, bounds, ranking, across, measures.clock.marginal())
     else:
         ladder = _ladder(budget, sizes, bounds, scope, ranking)
     widths = ladder.first(lambda w: meter.fits(ranking.kept(w)))

@@ -76,6 +76,9 @@ class Settler:
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
+        return self._settle(graph, kept, may_forget=True)
+
+    def _settle(self, graph: ChannelGraph, kept: Bools, *, may_forget: bool) -> Settled:
         plan = make_plan(graph, kept, self.model)
         own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
         if own:
@@ -92,8 +95,8 @@ class Settler:
             if proof.failure is None:
                 return self._settled(graph, plan, small, proof)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
-            if repaired is None and self.repairs.forget(proof.failure.modules):
-                return self.settle(graph, kept)
+            if repaired is None and may_forget and self.repairs.forget(proof.failure.modules):
+                return self._settle(graph, kept, may_forget=False)  # what is learnt again now would fail again
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired

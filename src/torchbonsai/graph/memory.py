@@ -31,7 +31,7 @@ class Answer:
     variant: str
     consumed: list[Consumption]
     products: list[Any]
-    blocks: tuple[str, str]
+    blocks: tuple[str, str, float]
     agreed: Answer | None = None
 
 
@@ -75,5 +75,5 @@ def remember(memory: Memory, key: Key, record: OpRecord) -> None:
             record.variant,
             record.consumed,
             record.products,
-            (record.blocks, record.module),
+            (record.blocks, record.module, record.scale),
         )

@@ -159,7 +159,7 @@ class Tracer(TorchDispatchMode):
     def _give_again(self, record: OpRecord, answer: Answer) -> None:
         record.outputs, record.moves, record.variant = answer.outputs, answer.moves, answer.variant
         record.consumed, record.products, record.answer = answer.consumed, answer.products, answer
-        record.blocks, record.module = answer.blocks
+        record.blocks, record.module, record.scale = answer.blocks
 
     def _note_outputs(self, call: Call, outs: list[torch.Tensor], dynamic: bool, mutable: bool) -> None:
         record, index = call.record, len(self.log.records)
@@ -246,9 +246,9 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
 
 
 def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, ...]:
-    if kind == "pointwise":
+    if kind != "layout":
         return (index,)
-    return tuple(dict.fromkeys(o for s in shadows for o in s.origins)) if kind == "layout" else ()
+    return shadows[0].origins if len(shadows) == 1 else tuple(dict.fromkeys(o for s in shadows for o in s.origins))
 
 
 def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:

@@ -207,7 +207,7 @@ def _result(
     checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
     costs = CostModel(graph)
     remember(plan, given if given is model else model)
-    notes = (*graph.notes, *context.notes)
+    notes = (*graph.notes, *context.notes, *map(str, plan.scales))
     cost = Costs(costs.dense, costs.of(kept))
     selection, details, clocked = chosen.selection, context.details, chosen.clocked
     return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, details, clocked)

@@ -12,12 +12,13 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.blocks import concerned
 from torchbonsai.graph.build import build
-from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Inexact, Ints, Source
+from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
@@ -25,7 +26,7 @@ from torchbonsai.graph.prove import Failure, Proof, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
-from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
+from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, Rescale, make_plan
 from torchbonsai.surgery.repair import Repairs
 
 Equal = tuple[Ints, Ints]
@@ -85,21 +86,37 @@ class Settler:
             small = apply(followed, self.model)
             proof = prove(graph, kept, small, self.example_inputs)
             if proof.failure is None:
-                return Settled(graph, _with_inexact(followed, proof.inexact), small)
+                return self._settled(graph, followed, small, proof)
             self.follows = False
         plan = replace(plan, edits=_merge(plan.edits, self.repairs.again(raw_keep(graph, kept))))
         small = apply(plan, self.model)
         proof = prove(graph, kept, small, self.example_inputs)
         for _ in range(_MOST_REPAIRS):
             if proof.failure is None:
-                return Settled(graph, _with_inexact(plan, proof.inexact), small)
+                return self._settled(graph, plan, small, proof)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
             if repaired is None and may_forget and self.repairs.forget(proof.failure.modules):
                 return self._settle(graph, kept, may_forget=False)  # what is learnt again now would fail again
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
-        return Settled(self._amend(graph, kept, proof.failure)) if proof.failure else Settled(graph, plan, small)
+        return (
+            Settled(self._amend(graph, kept, proof.failure))
+            if proof.failure
+            else self._settled(graph, plan, small, proof)
+        )
+
+    def _settled(self, graph: ChannelGraph, plan: PruningPlan, small: nn.Module, proof: Proof) -> Settled:
+        """The proved plan with what the proof taught of numbers: rows to rescale, and what is inexact."""
+        inexact = dict.fromkeys((*plan.inexact, *(why for _, why in proof.inexact)))
+        names = {n: [n, *(a for a, b in graph.aliases.items() if b == n)] for n in (r.name for r, _ in proof.rescaled)}
+        scales = [
+            Rescale(name, row.axis, torch.from_numpy(row.positions), factor)
+            for row, factor in proof.rescaled
+            for name in names[row.name]
+        ]
+        plan = replace(plan, inexact=tuple(inexact), scales=tuple(scales))
+        return Settled(graph, plan, apply(plan, self.model) if scales else small)
 
     # ------------------------------------------------------------------ repair by guess
     def _repair(
@@ -256,10 +273,6 @@ def _raw(graph: ChannelGraph, start: int, stop: int) -> Ints:
         for axis, atoms in axes.items()
     ]
     return np.concatenate(found)
-
-
-def _with_inexact(plan: PruningPlan, inexact: list[tuple[Ints, Inexact]]) -> PruningPlan:
-    return replace(plan, inexact=tuple(dict.fromkeys((*plan.inexact, *(why for _, why in inexact)))))
 
 
 def _merge(edits: tuple[AttributeEdit, ...], more: tuple[AttributeEdit, ...]) -> tuple[AttributeEdit, ...]:

@@ -21,7 +21,9 @@ from torchbonsai.core.errors import (
     VerificationError,
 )
 from torchbonsai.graph.rules.user import rule
+from torchbonsai.pruning import schedules
 from torchbonsai.pruning.prune import PruneResult, prune, trace
+from torchbonsai.pruning.pruner import Pruner
 from torchbonsai.selection.budget import Budget
 
 __version__ = "0.1.0"
@@ -52,11 +54,13 @@ __all__ = [
     "DataError",
     "PlanError",
     "PruneResult",
+    "Pruner",
     "PruningError",
     "TraceError",
     "VerificationError",
     "criteria",
     "prune",
     "rule",
+    "schedules",
     "trace",
 ]

@@ -5,13 +5,46 @@ import random
 import pytest
 import torch
 
-from torchbonsai.criteria import APoZ, Magnitude, Random
+from torchbonsai.core.errors import PruningError
+from torchbonsai.criteria import (
+    SNIP,
+    ActivationMean,
+    APoZ,
+    BatchNormScale,
+    GateSaliency,
+    GeometricMedian,
+    HessianDiagonal,
+    LinearFilterEnsembles,
+    Magnitude,
+    Random,
+    SynFlow,
+    Taylor,
+)
 from torchbonsai.criteria.reduce import norms
 from torchbonsai.testing import check_criterion
 from torchbonsai.testing.criteria import calibration, reordered
 from torchbonsai.testing.toys import toys
 
-CRITERIA = (Magnitude(), Magnitude(p=1), Random(), Random(seed=3), APoZ())
+CRITERIA = (
+    Magnitude(),
+    Magnitude(p=1),
+    Magnitude(normalise="lamp"),
+    Random(),
+    Random(seed=3),
+    APoZ(),
+    ActivationMean(),
+    BatchNormScale(),
+    GeometricMedian(),
+    Taylor(),
+    SNIP(),
+    SNIP(train=False),
+    SynFlow(rounds=1),
+    SynFlow(rounds=4),
+    GateSaliency(epochs=2),
+    HessianDiagonal(probes=3),
+    HessianDiagonal(probes=None),
+    LinearFilterEnsembles(),
+)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=repr)
@@ -98,9 +131,33 @@ class Changing(Base):
         return {name: values + Changing.count for name, values in super().score(context).items()}
 
 
+class Refuses(Base):
+    """Not made for any network."""
+
+    def score(self, context):
+        raise PruningError("no")
+
+
+class RefusesAndWrites(Refuses):
+    def score(self, context):
+        next(context.model.parameters()).data.mul_(2)
+        raise PruningError("no")
+
+
+class RefusesSome(Magnitude):
+    """Not made for a network without batch norm: no fault."""
+
+    def score(self, context):
+        if not any("running_mean" in name for name in context.graph.shapes):
+            raise PruningError("no")
+        return {g.name: torch.ones(g.size) for g in context.graph.groups}
+
+
 @pytest.mark.parametrize(
     ("criterion", "words"),
     [
+        (Refuses(), "every network was refused"),
+        (RefusesAndWrites(), "was changed"),
         (Unread(), "does not score lowest"),
         (Position(), "did not follow"),
         (GlobalSeed(), "random state"),
@@ -122,6 +179,7 @@ def test_faults_are_found(criterion, words):
 def test_a_good_one_of_ones_own():
     check_criterion(Base())
     check_criterion(NeedsMore())
+    check_criterion(RefusesSome())
 
 
 def test_calibration_is_ragged():

@@ -14,21 +14,22 @@ a zero (a linear bottleneck, say) scores 1 throughout and is named in a note.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from torchbonsai.core.errors import PruningError, message
-from torchbonsai.criteria.base import Scores, ScoringContext
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Site
+from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
+from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.tally import site_means
+from torchbonsai.graph.channel_graph import ChannelGraph
 
 
 @dataclass(frozen=True)
 class APoZ:
     """1 − the share of exact zeros among a channel's activations."""
 
-    normalise: Literal["mean"] | None = "mean"
+    normalise: Normalise = "mean"
     needs: ClassVar[frozenset[str]] = frozenset({"activations"})
     claims: ClassVar[frozenset[str]] = frozenset({"equivariant"})
 
@@ -38,35 +39,9 @@ class APoZ:
         Raises PruningError where no group has a single zero; DataError without batches. Groups that are never zero,
         or that no pointwise op shows, score 1 and are named in `context.notes`.
         """
-        graph = context.graph
-        counts = [_Count(site, graph.n_atoms) for site in graph.sites]
-        by_index = {count.site.op_index: count for count in counts}
-        context.watch(lambda site, output: by_index[site.op_index].add(output))
-        shares, places = torch.zeros(graph.n_atoms, dtype=torch.float64), torch.zeros(graph.n_atoms)
-        for count in counts:
-            seen = count.entries > 0
-            shares[seen] += count.zeros[seen] / count.entries[seen].double()
-            places[seen] += 1
-        _report(context, graph, shares, places)
-        scores = 1 - shares / places.clamp(min=1)
-        return {g.name: scores[g.offset : g.offset + g.size] for g in graph.groups}
-
-
-class _Count:
-    """zeros, entries: (n_atoms,) int64, over everything that was seen at one site."""
-
-    def __init__(self, site: Site, n_atoms: int) -> None:
-        self.site = site
-        self.atoms = torch.from_numpy(site.atoms)
-        self.zeros = torch.zeros(n_atoms, dtype=torch.int64)
-        self.entries = torch.zeros(n_atoms, dtype=torch.int64)
-
-    def add(self, output: Tensor) -> None:
-        """Count one activation; its channel axis has as many positions as the site has atoms."""
-        zeros = (output == 0).movedim(self.site.axis, 0).flatten(1)
-        ours = self.atoms != FROZEN
-        self.zeros.index_add_(0, self.atoms[ours], zeros.sum(1).cpu()[ours])
-        self.entries.index_add_(0, self.atoms[ours], torch.full_like(self.atoms[ours], zeros.shape[1]))
+        shares, places = site_means(context, lambda activation: activation == 0)
+        _report(context, context.graph, shares, places)
+        return by_group(context.graph, 1 - shares)
 
 
 def _report(context: ScoringContext, graph: ChannelGraph, shares: Tensor, places: Tensor) -> None:

@@ -22,6 +22,9 @@ Loss = Callable[[nn.Module, Any], Tensor]
 Scores = dict[str, Tensor]
 """Group name -> (n atoms,) float on the CPU, higher = keep."""
 
+Normalise = Literal["mean", "sum", "size", "lamp"] | None
+"""How a ranking across groups divides a group's scores; see `torchbonsai.selection.normalise`."""
+
 NEEDS_DATA = frozenset({"activations", "gradients", "gates", "evaluations"})
 
 
@@ -34,7 +37,7 @@ class Criterion(Protocol):
     """Scores every channel of the whole model at once.
 
     needs: of {"weights", "activations", "gradients", "gates", "evaluations"}; all but the first need batches.
-    normalise: how a *global* ranking divides a group's scores.
+    normalise: how a ranking across groups divides a group's scores ("mean", "sum", "size", "lamp" or None).
 
     A criterion may also have `claims`, a frozenset of what `tb.testing.check_criterion` is to hold it to:
     "equivariant" (reordered channels, reordered scores; assumed where `claims` is missing) and "unread lowest" (a
@@ -45,7 +48,7 @@ class Criterion(Protocol):
     def needs(self) -> frozenset[str]: ...
 
     @property
-    def normalise(self) -> Literal["mean"] | None: ...
+    def normalise(self) -> Normalise: ...
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float, CPU, higher = keep} for every group of `context.graph`."""
@@ -57,15 +60,23 @@ class ScoringContext:
 
     batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
     device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
-    against batch[1]. notes: what the criterion wants the reader of the result to know.
+    against batch[1]. example_inputs: as `tb.prune` got them. notes: what the criterion wants the reader to know.
+    details: what it found out beside the scores, by name; `PruneResult.details` holds them.
     """
 
     def __init__(
-        self, graph: ChannelGraph, model: nn.Module, batches: Iterable[Any] | None = None, loss: Loss | None = None
+        self,
+        graph: ChannelGraph,
+        model: nn.Module,
+        batches: Iterable[Any] | None = None,
+        loss: Loss | None = None,
+        example_inputs: Any = None,
     ) -> None:
         self.graph = graph
         self.model = model
+        self.example_inputs = example_inputs
         self.notes: list[str] = []
+        self.details: dict[str, Any] = {}
         self._given = batches
         self._loss = loss
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torchbonsai.core.errors import ConfigError, message
-from torchbonsai.criteria.base import Scores, ScoringContext
+from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
 from torchbonsai.criteria.reduce import norms
 
 
@@ -25,7 +25,7 @@ class Magnitude:
     """p-norm of the weights that produce a channel. p: positive and finite, else a ConfigError."""
 
     p: float = 2
-    normalise: Literal["mean"] | None = "mean"
+    normalise: Normalise = "mean"
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
     claims: ClassVar[frozenset[str]] = frozenset({"equivariant"})
 

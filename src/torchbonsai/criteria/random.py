@@ -10,11 +10,11 @@ Budget(widths=…).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
-from torchbonsai.criteria.base import Scores, ScoringContext
+from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Random:
     """Uniform random scores. The same seed gives the same scores; global random state is neither read nor moved."""
 
     seed: int = 0
-    normalise: Literal["mean"] | None = None
+    normalise: Normalise = None
     needs: ClassVar[frozenset[str]] = frozenset()
     claims: ClassVar[frozenset[str]] = frozenset()
 

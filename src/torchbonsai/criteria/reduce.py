@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,33 @@ def norms(graph: ChannelGraph, tensor: Elementwise, role: Role, p: float) -> dic
         g.name: _total(graph, g, lambda name, axis: _powers(tensor(name), axis, p), role).pow(1 / p)
         for g in graph.groups
     }
+
+
+def rows(graph: ChannelGraph, tensor: Elementwise, group: ChannelGroup, role: Role) -> list[Tensor]:
+    """(n atoms, …) float64 for each slice of that role: what each atom holds of it, laid end to end, zero for none.
+
+    Raises PruningError for a group without a slice of that role.
+    """
+    bindings = [b for b in group.bound(role) if graph.aliases.get(b.name, b.name) == b.name]
+    if not bindings:
+        raise _nothing(group, role)
+    return [_laid_out(b, tensor(b.name).double().movedim(b.axis, 0).flatten(1), group.size) for b in bindings]
+
+
+def _laid_out(binding: Binding, values: Tensor, size: int) -> Tensor:
+    """values: (size of the axis, entries); an atom that lies at several positions has their entries in order."""
+    ours = np.flatnonzero(binding.index != FROZEN)
+    order = ours[np.argsort(binding.index[ours], kind="stable")]
+    counts = np.bincount(binding.index[order], minlength=size)
+    turn = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    out = values.new_zeros(size, int(counts.max()), values.shape[1])
+    out[torch.from_numpy(binding.index[order]), torch.from_numpy(turn)] = values[torch.from_numpy(order)]
+    return out.flatten(1)
+
+
+def by_group(graph: ChannelGraph, values: Tensor) -> dict[str, Tensor]:
+    """(n_atoms,) -> {group: (n atoms,)}."""
+    return {g.name: values[g.offset : g.offset + g.size] for g in graph.groups}
 
 
 def _powers(values: Tensor, axis: int, p: float) -> Tensor:

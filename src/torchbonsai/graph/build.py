@@ -22,6 +22,7 @@ from torchbonsai.graph.channel_graph import (
     Source,
 )
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.outputs import outputs_of
 
 Axis = tuple[str, int]
 
@@ -87,6 +88,7 @@ def build(evidence: Evidence) -> ChannelGraph:
         unreached=tuple(n for n in evidence.shapes if n in evidence.parameters and n not in evidence.order),
         pointers=_pointers(evidence, number),
         notes=evidence.notes,
+        outputs=outputs_of(evidence.logs[0], number, evidence.solution.component),
         evidence=evidence,
     )
 
@@ -263,9 +265,9 @@ def _sites(evidence: Evidence, number: Ints) -> tuple[Site, ...]:
     for record in log.records:
         if record.kind not in ("contraction", "spatial", "reduction"):
             continue
-        for origin in dict.fromkeys(o for s in record.inputs for o in s.origins):
+        for origin in dict.fromkeys(o for origins in record.origins for o in origins):
             made = log.records[origin]
-            if origin in found or not made.outputs:
+            if origin in found or made.kind != "pointwise" or not made.outputs:
                 continue
             for axes, labels in made.outputs[0]:
                 atoms = number[evidence.solution.component[labels]]

@@ -32,14 +32,12 @@ class Shadow:
     """What the tracer knows of one tensor. Told apart by identity: equal ones of one label space are one object.
 
     dynamic: it depends on a model input. leaf: the parameter or buffer of which it is a pure rearrangement.
-    origins: the numbers of the pointwise ops whose outputs it rearranges.
     places: labels of the channels whose positions are its values (an argmax): nothing may leave once it is used.
     """
 
     fields: Fields = ()
     dynamic: bool = False
     leaf: str | None = None
-    origins: tuple[int, ...] = ()
     places: tuple[Ints, ...] = ()
 
 

@@ -36,12 +36,12 @@ class Memory:
         while len(self._answers) > kept:
             self._answers.popitem()
 
-    def shadow(self, fields: Fields, dynamic: bool, leaf: str | None, origins: tuple[int, ...]) -> Shadow:
+    def shadow(self, fields: Fields, dynamic: bool, leaf: str | None) -> Shadow:
         """The one shadow of that content."""
-        key = (*[(f.axes, id(f.labels)) for f in fields], dynamic, leaf, origins)
+        key = (*[(f.axes, id(f.labels)) for f in fields], dynamic, leaf)
         known = self._shadows.get(key)
         if known is None:
-            known = self._shadows[key] = Shadow(fields, dynamic, leaf, origins)
+            known = self._shadows[key] = Shadow(fields, dynamic, leaf)
         return known
 
     def key(self, known: Known, arguments: Key, tensors: list[torch.Tensor], labelled: bool) -> Key | None:
@@ -77,12 +77,10 @@ def varies(t: torch.Tensor) -> tuple[bool, ...]:
     return tuple([n > 1 and step != 0 for n, step in zip(t.shape, t.stride(), strict=True)])
 
 
-def resized(record: OpRecord, shapes: tuple[Shape, ...]) -> OpRecord:
-    """The same op on a picture of another size. MACs are those of the first pass."""
-    if record.shapes == shapes:
-        return record
-    r = record
+def repeated(known: OpRecord, shapes: tuple[Shape, ...], origins: tuple[tuple[int, ...], ...]) -> OpRecord:
+    """The same op in another pass, on a picture of another size perhaps. MACs are those of the first pass."""
+    k = known
     return OpRecord(
-        r.func, r.name, r.kind, r.arguments, r.inputs, shapes, r.outputs, r.made, None, r.moves, False, r.variant,
-        consumed=r.consumed,
+        k.func, k.name, k.kind, k.arguments, k.inputs, shapes, k.outputs, k.made, None, k.moves, False, k.variant,
+        consumed=k.consumed, origins=origins, blocks=k.blocks, module=k.module, scale=k.scale,
     )  # fmt: skip

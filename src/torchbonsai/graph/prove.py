@@ -17,12 +17,13 @@ from torch import nn
 from torchbonsai.graph.call import POSITION, Call, flat_tensors, read
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.fold import Followed, Rows, folded, missing_factor
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, set_mode, undisturbed
 from torchbonsai.graph.labels import INPUT, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.rules import registry
 from torchbonsai.graph.trace import forward, module_names, named_tensors
-from torchbonsai.graph.tracer import Tracer, find_source, mark, scalars
+from torchbonsai.graph.tracer import Tracer, find_source, mark
 
 
 class Mismatch(BaseException):
@@ -48,10 +49,14 @@ class Failure:
 
 @dataclass
 class Proof:
-    """failure None: the routing is proved. inexact: (atoms' raw labels, why) of widths used as values."""
+    """failure None: the routing is proved. inexact: (atoms' raw labels, why) of widths used as values.
+
+    rescaled: rows of weights that take up a factor which followed a width, so that it stays as it was.
+    """
 
     failure: Failure | None = None
     inexact: list[tuple[Ints, Inexact]] = field(default_factory=list)
+    rescaled: list[tuple[Rows, float]] = field(default_factory=list)
 
 
 def raw_keep(graph: ChannelGraph, kept: Bools) -> Bools:
@@ -84,6 +89,7 @@ def prove(
     examples = as_examples(example_inputs)
     copy = alias_copy(small)
     proof = Proof()
+    followed: list[Followed] = []
     cut = cut.again() if cut is not None else Cut(evidence, raw_keep(graph, kept))
     shadows = cut.shadows(copy)
     names = module_names(copy)
@@ -99,6 +105,9 @@ def prove(
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
                     return proof
+                followed += prover.followed
+    proof.rescaled, lost = folded(evidence, followed)
+    proof.inexact += [(one.removed, one.why) for one in lost]
     return proof
 
 
@@ -212,6 +221,7 @@ class Prover(Tracer):
         self.cut, self.reference, self.keep, self.solution, self.proof = cut, log, cut.keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
         self.restrict = cut.restrict
+        self.followed: list[Followed] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Where the large op only passed labels on, and the same is asked of what stands for them, so does this one."""
@@ -263,6 +273,9 @@ class Prover(Tracer):
     def role(self, owner: tuple[str, int], role: str) -> None:
         return
 
+    def choose_blocks(self, record: OpRecord, inside: int, whole: int) -> str:
+        return self._expected().blocks or "inside"
+
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         outputs = self._expected().outputs
         return tuple(f.axes for f in outputs[output]) if output < len(outputs) else None
@@ -292,8 +305,8 @@ class Prover(Tracer):
             self._compare_output(k, large, record)
             if large.moves and fields:
                 self._compare_moves(k, large, record)
-        if large.values != record.values or scalars(large) != scalars(record):
-            self._width_as_value(large)
+        if large.scalars != record.scalars or large.values != record.values or large.scale != record.scale:
+            self._width_as_value(large, record)
         self.log.records.append(record)
         return tuple([self.cut.meet(a, b) for a, b in zip(large.made, record.made, strict=True)])
 
@@ -335,12 +348,16 @@ class Prover(Tracer):
             if not np.array_equal(want, got):
                 self.fail("elements come from other places than in the large network")
 
-    def _width_as_value(self, large: OpRecord) -> None:
+    def _width_as_value(self, large: OpRecord, small: OpRecord) -> None:
         removed = self._seen(large)
         if not removed.size:  # a number made from a width and used later: anything removed may be behind it
             removed = np.flatnonzero(~self.keep)
-        source = self.source(large.name)
-        self.proof.inexact.append((removed, Inexact("a width is used as a value", source)))
+        why = Inexact("a width is used as a value", self.source(large.name))
+        factor = missing_factor(large, small)
+        if factor is None:
+            self.proof.inexact.append((removed, why))
+        else:
+            self.followed.append(Followed(self.reference, len(self.log.records), factor, removed, why))
 
     def _seen(self, record: OpRecord | None) -> Ints:
         """The removed labels among those that an op touches."""
@@ -370,7 +387,8 @@ class Prover(Tracer):
             traceback = traceback.tb_next
         frame = traceback.tb_frame if traceback else None
         source = find_source(self.names, record.name if record else "", frame)
-        reason = f"the small network's forward raises {type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        said = (str(error).splitlines() or [""])[0][:160]
+        reason = f"the small network's forward raises {type(error).__name__}: {said}"
         modules = _modules(self.names, frame)
         self.proof.failure = Failure(self.reference, index, reason, source, modules, self._seen(record))
 

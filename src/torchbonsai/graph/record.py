@@ -19,6 +19,9 @@ _RENAMING = frozenset(
 )
 """Ops that only give axes other numbers, or drop some, whatever their sizes are."""
 
+_BY_EFFECT = frozenset({"layout", "contraction", "per_channel", "normalising"})
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Consumption:
@@ -41,7 +44,12 @@ class OpRecord:
 
     arguments: tensors as their shadows, lists as tuples, all else as it is. made: the shadows of the outputs. moves:
     per output and field, where each element came from (layout ops only). denied: its rule raised. pins: its rule
-    changed what an input carries.
+    changed what an input carries. origins: for each input, the numbers of the ops, other than layout ops, whose outputs
+    it rearranges.
+
+    blocks: do whole blocks of channels leave at this op, or the same positions inside every block (see `Blocks`)? Empty
+    where its channels lie in no blocks; else module says which one's forward was running. scale: what the op multiplies
+    by without being told, if it does.
     """
 
     func: Any
@@ -61,7 +69,22 @@ class OpRecord:
     pointers: tuple[tuple[str, Ints], ...] = ()
     products: tuple[tuple[int, tuple[Ints, ...], str], ...] = ()
     pins: bool = False
+    origins: tuple[tuple[int, ...], ...] = ()
+    blocks: str = ""
+    module: str = ""
+    scale: float = 0.0
     _carries: bool | None = None
+
+    @property
+    def scalars(self) -> tuple[Any, ...]:
+        """The arguments that decide values. Sizes and positions are judged by their effect instead."""
+        if self.kind == "creation":  # the value of a fill; its size is a list
+            return tuple([a for a in self.arguments if isinstance(a, int | float)])
+        if self.kind in _BY_EFFECT:
+            return tuple([a for a in self.arguments if type(a) is float])
+        flat: list[Any] = []
+        _flatten(self.arguments, flat)
+        return tuple(flat)
 
     @property
     def carries(self) -> bool:
@@ -79,10 +102,21 @@ class OpRecord:
             return False
         if self.values is not None or self.denied or self.pins or self.fresh or self.pointers:
             return False
+        if self.blocks or self.scale:
+            return False
         if any(s is UNKNOWN or s.places for s in self.inputs):
             return False
         given = {id(f.labels) for s in self.inputs for f in s.fields}
         return all(id(f.labels) in given for s in self.made for f in s.fields) and not any(s.places for s in self.made)
+
+
+def _flatten(values: Any, into: list[Any]) -> None:
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN:
+            into.append(value)
+        elif kind is tuple:
+            _flatten(value, into)
 
 
 @dataclass(eq=False)
@@ -90,7 +124,7 @@ class Log:
     """One forward pass in one mode on one example, number `example`.
 
     doubled: on its batch repeated once. crop: on so many rows and columns of it. hollow: activations had sizes, but no
-    values (see graph/hollow.py). note: why it could not be run.
+    values (see graph/hollow.py). note: why it could not be run. returned: the fields of the tensors that came out.
     """
 
     training: bool
@@ -100,3 +134,4 @@ class Log:
     crop: int | None = None
     hollow: bool = False
     note: str | None = None
+    returned: tuple[Fields, ...] = ()

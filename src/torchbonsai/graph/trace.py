@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchbonsai.core.errors import TraceError, message
+from torchbonsai.graph.blocks import Asked, collapsed
 from torchbonsai.graph.build import build
-from torchbonsai.graph.call import map_tensors, tensors_within
+from torchbonsai.graph.call import map_tensors
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import (
@@ -27,6 +29,7 @@ from torchbonsai.graph.forward import (
 )
 from torchbonsai.graph.labels import INPUT, UNKNOWN, Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
+from torchbonsai.graph.outputs import Narrow, note_returned
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
@@ -35,32 +38,42 @@ _HEAVY_MACS = 2_000_000
 _CROPS = (64, 128)
 
 
-def observe(model: nn.Module, example_inputs: Any, hollow: bool = True) -> ChannelGraph:
+def observe(model: nn.Module, example_inputs: Any, hollow: bool = True, asked: Asked | None = None) -> ChannelGraph:
     """The channel graph as the passes show it; nothing has been proved against widths baked into Python.
 
     hollow: activations have sizes, but no values, as long as the forward does not look at them. What such passes show
-    holds once a real pass agreed with it; `Settler` sees to that.
+    holds once a real pass agreed with it; `Settler` sees to that. asked: what the user said of outputs and blocks.
     """
+    asked = asked or Asked()
+    graph = _observe_once(model, example_inputs, hollow, asked)
+    other = collapsed(graph.evidence)
+    if not other:
+        return graph
+    again = _observe_once(model, example_inputs, hollow, replace(asked, blocks={**asked.blocks, **other}))
+    return max(graph, again, key=lambda g: g.n_atoms)
+
+
+def _observe_once(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) -> ChannelGraph:
     if hollow:
         try:
-            return _observe(model, example_inputs, True)
+            return _observe(model, example_inputs, True, asked)
         except Exception:  # noqa: BLE001 - the passes below run for real, and say what is wrong
             pass
-    return _observe(model, example_inputs, False)
+    return _observe(model, example_inputs, False, asked)
 
 
-def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGraph:
+def _observe(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
     named = named_tensors(copy)
-    passes = _Passes(copy, named, hollow)
+    passes = _Passes(copy, named, hollow, asked)
     with undisturbed(model):
         set_mode(copy, False)
         full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
         proofs = passes.smaller(examples[0], full[0]) if len(examples) == 1 else full
         set_mode(copy, True)
         crop = proofs[0].crop
-        trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
+        trained = [passes.trained(example, number, crop) for number, example in enumerate(examples)]
     passes.keep_unread()
     seen = [log for log in trained if log.note is None]
     evidence = Evidence(
@@ -76,6 +89,7 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
         order=passes.order,
         solution=passes.space.solve(),
         notes=tuple(log.note for log in trained if log.note is not None),
+        blocks=asked.blocks,
     )
     return build(evidence)
 
@@ -83,8 +97,8 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
 class _Passes:
     """Traced forwards of one copy over one label space."""
 
-    def __init__(self, copy: nn.Module, named: list[tuple[str, torch.Tensor]], hollow: bool) -> None:
-        self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
+    def __init__(self, copy: nn.Module, named: list[tuple[str, torch.Tensor]], hollow: bool, asked: Asked) -> None:
+        self.copy, self.hollow, self.asked, self.space = copy, hollow, asked, LabelSpace()
         self.shadows, self.aliases = label_tensors(named, self.space)
         self.labels = {n: {a: labels for (a,), labels in s.fields} for n, s in self.shadows.items()}
         self.modules = module_names(copy)
@@ -99,13 +113,28 @@ class _Passes:
     def run(self, example: Example, log: Log) -> Log:
         """One forward, written into `log`."""
         log.hollow = self.hollow
-        tracer = Tracer(self.space, log, self.modules, self.parameters)
+        tracer = Tracer(self.space, log, self.modules, self.parameters, self.asked.blocks)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
         tracer.storages, tracer.memory = self.storages, self.memory
-        log.note = run_traced(self.copy, example, tracer)
+        log.note = run_traced(self.copy, example, tracer, self.asked.outputs)
         self.offset += len(log.records)
         self.memory.recalls = True
         return log
+
+    def trained(self, example: Example, number: int, crop: int | None) -> Log:
+        """A forward in train mode, of the crop where it runs on so little; one that broke off is no evidence."""
+        mark, order = self._mark(), dict(self.order)
+        try:
+            log = self.run(cropped(example, crop), Log(True, number, crop=crop))
+        except Exception:
+            if crop is None:
+                raise
+            log = Log(True, number, note="it did not run on the crop")
+        if log.note is not None:
+            self._forget(mark)
+            self.order.clear()
+            self.order.update(order)
+        return log if log.note is None or crop is None else self.trained(example, number, None)
 
     def keep_unread(self) -> None:
         """What no pass has read stays whole: nothing is known of what reads it."""
@@ -122,20 +151,24 @@ class _Passes:
             small = cropped(example, crop)
             if small is example:
                 break
-            mark, answers = self.space.mark(), len(self.memory)
+            mark = self._mark()
             try:
                 log = self.run(small, Log(False, crop=crop))
             except TraceError:
-                self._forget(mark, answers)  # what a forward that broke off equated or froze is no evidence
+                self._forget(mark)  # what a forward that broke off equated or froze is no evidence
                 continue
             if [r.name for r in log.records] == [r.name for r in full.records]:
                 return [log]
-            self._forget(mark, answers)
+            self._forget(mark)
         return [full]
 
-    def _forget(self, mark: tuple[int, int, int], answers: int) -> None:
-        self.space.reset(mark)
-        self.memory.forget(answers)
+    def _mark(self) -> tuple[tuple[int, int, int], int]:
+        return self.space.mark(), len(self.memory)
+
+    def _forget(self, mark: tuple[tuple[int, int, int], int]) -> None:
+        """All that passes showed since `mark`."""
+        self.space.reset(mark[0])
+        self.memory.forget(mark[1])
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -180,8 +213,11 @@ def shadow_tensor(tensor: torch.Tensor, name: str, labels: dict[int, Ints]) -> S
     return shadow
 
 
-def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None:
-    """Run one forward under `tracer` and freeze what it returns; a note if train mode is not for this example."""
+def run_traced(model: nn.Module, example: Example, tracer: Tracer, narrow: Narrow = False) -> str | None:
+    """Run one forward under `tracer` and freeze what it returns, but for the outputs that `narrow` names.
+
+    Returns a note if train mode is not for this example.
+    """
     mode = "train" if tracer.log.training else "eval"
     try:
         out = forward(model, example, tracer)
@@ -194,7 +230,7 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
             if "more than 1 value per channel" in str(error) and not tracer.log.doubled:
                 tracer.log.records.clear()
                 tracer.log.doubled = True
-                return run_traced(model, doubled(example), tracer)
+                return run_traced(model, doubled(example), tracer, narrow)
             return f"the forward in train mode does not run on this example, and was not seen ({error})"
         raise TraceError(
             message(
@@ -204,7 +240,7 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
                 "call model(example_inputs) by hand first",
             )
         ) from error
-    returned = tensors_within(out)
+    returned = note_returned(tracer.log, out)
     if not returned and not tracer.log.training:
         raise _returns_nothing(out)
     for tensor in returned:

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchbonsai.core.errors import TraceError, message
 from torchbonsai.graph import hollow
 from torchbonsai.graph.call import Call, flat_tensors, read
-from torchbonsai.graph.channel_graph import Ints, Source
+from torchbonsai.graph.channel_graph import Blocks, Ints, Source
 from torchbonsai.graph.labels import UNKNOWN, Event, LabelSpace, Shadow
-from torchbonsai.graph.memory import Memory, resized
+from torchbonsai.graph.memory import Memory, repeated
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.rules import load, registry
 
@@ -28,7 +28,6 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
 _RUNNER = _HERE + "trace.py"
 _ALWAYS = frozenset({"contraction", "creation", "recurrent", "user", "aten.expand.default"})
-_BY_EFFECT = frozenset({"layout", "contraction", "per_channel", "normalising"})
 _CONSTANT_SIZE = 64
 
 
@@ -36,7 +35,8 @@ class Tracer(TorchDispatchMode):
     """Runs rules on every ATen op, writes an `OpRecord` each into `log`, labels and equalities into `space`.
 
     roles: (parameter, axis) -> the set of roles it was seen in. order: parameter -> number of the op that read it
-    first. names: id(module) -> its path. remembers: are answers kept for other passes?
+    first. names: id(module) -> its path. blocks: module path -> what leaves where channels lie in blocks. remembers:
+    are answers kept for other passes?
     """
 
     remembers = True
@@ -47,9 +47,11 @@ class Tracer(TorchDispatchMode):
         log: Log,
         names: Mapping[int, str],
         parameters: frozenset[str],
+        blocks: Blocks | None = None,
     ) -> None:
         super().__init__()
         self.space, self.log, self.names, self.parameters = space, log, names, parameters
+        self.blocks = blocks or {}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.offset = 0
@@ -78,6 +80,11 @@ class Tracer(TorchDispatchMode):
 
     def role(self, owner: tuple[str, int], role: str) -> None:
         self.roles.setdefault(owner, set()).add(role)
+
+    def choose_blocks(self, record: OpRecord, inside: int, whole: int) -> str:
+        """ "whole" or "inside", as the user said of the module that is running, else what leaves more atoms."""
+        record.module = self.source().module
+        return self.blocks.get(record.module) or ("whole" if whole > inside else "inside")
 
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         """The axes of the fields of an output of the current op, where another pass has fixed them."""
@@ -108,12 +115,14 @@ class Tracer(TorchDispatchMode):
         key = self.memory.key(known, arguments, tensors, labelled) if self.remembers and not foreign else None
         out = self.run(func, args, kwargs, dynamic)
         outs = flat_tensors(out)
+        origins = tuple([getattr(t, "_bonsai_origins", ()) for t in tensors])
+        mine = _origins(known.kind, len(self.log.records), origins)
         record = self.memory.recall(key, bool(tensors))
         if record is not None:
-            record = resized(record, tuple([tuple(t.shape) for t in outs]))
+            record = repeated(record, tuple([tuple(t.shape) for t in outs]), origins)
             self.log.records.append(record)
         else:
-            record = OpRecord(func, known.name, known.kind, arguments, shadows)
+            record = OpRecord(func, known.name, known.kind, arguments, shadows, origins=origins)
             self.current = known.name
             call = Call(self, func, known.name, args, kwargs, out, tensors, record)
             self._ask(known, call, outs, dynamic, labelled)
@@ -123,7 +132,7 @@ class Tracer(TorchDispatchMode):
                 record.values = _values([t for t, s in zip(tensors, shadows, strict=True) if s is UNKNOWN])
             record.made = self.finish(record)
             self.memory.keep(key, record)
-        mark(outs, record.made, known.mutable and dynamic)
+        mark(outs, record.made, known.mutable and dynamic, mine)
         return out
 
     def _use(self, shadow: Shadow, name: str) -> None:
@@ -159,8 +168,7 @@ class Tracer(TorchDispatchMode):
         """What the outputs carry."""
         record = call.record
         leaf = record.inputs[0].leaf if len(record.inputs) == 1 and record.kind == "layout" else None
-        origins = _origins(record.kind, len(self.log.records), record.inputs)
-        made = [self.memory.shadow(call.set_outputs.get(id(t), ()), dynamic, leaf, origins) for t in outs]
+        made = [self.memory.shadow(call.set_outputs.get(id(t), ()), dynamic, leaf) for t in outs]
         if call.places:
             made = [replace(s, places=call.places.get(id(t), ())) for t, s in zip(outs, made, strict=True)]
         return tuple(made)
@@ -243,42 +251,21 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
     return Source(op, module or "", file, line, linecache.getline(file, line).strip())
 
 
-def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, ...]:
-    if kind == "pointwise":
+def _origins(kind: str, index: int, inputs: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """Of the outputs: the op itself, or, of a layout op, those of its inputs."""
+    if kind != "layout":
         return (index,)
-    return tuple(dict.fromkeys(o for s in shadows for o in s.origins)) if kind == "layout" else ()
+    return inputs[0] if len(inputs) == 1 else tuple(dict.fromkeys(o for origins in inputs for o in origins))
 
 
-def mark(outs: list[torch.Tensor], made: tuple[Shadow, ...], writes: bool) -> None:
-    """Tensors carry their shadows; what is written into a view is in the tensor below it, too."""
+def mark(outs: list[torch.Tensor], made: tuple[Shadow, ...], writes: bool, origins: tuple[int, ...] = ()) -> None:
+    """Tensors carry their shadows and origins; what is written into a view is in the tensor below it, too."""
     for t, shadow in zip(outs, made, strict=True):
         t._bonsai = shadow  # type: ignore[attr-defined]
+        t._bonsai_origins = origins  # type: ignore[attr-defined]
         if writes and t._is_view() and t._base is not None:
             below = getattr(t._base, "_bonsai", UNKNOWN)
             t._base._bonsai = replace(below, dynamic=True, leaf=None)  # type: ignore[attr-defined]
-
-
-def scalars(record: OpRecord) -> tuple[Any, ...]:
-    """The arguments that decide values. Sizes and positions are judged by their effect instead."""
-    if record.kind == "creation":  # the value of a fill; its size is a list
-        return tuple([a for a in record.arguments if isinstance(a, int | float)])
-    if record.kind in _BY_EFFECT:
-        return tuple([a for a in record.arguments if type(a) is float])
-    flat: list[Any] = []
-    _flatten(record.arguments, flat)
-    return tuple(flat)
-
-
-def _flatten(values: Any, into: list[Any]) -> None:
-    for value in values:
-        kind = type(value)
-        if kind in _PLAIN:
-            into.append(value)
-        elif kind is list or kind is tuple:
-            _flatten(value, into)
-
-
-_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 def _values(outs: list[torch.Tensor]) -> Any:

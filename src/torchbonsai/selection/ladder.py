@@ -57,21 +57,15 @@ class Ladder:
         return self.widths(low)
 
 
-def rank(graph: ChannelGraph, scores: Floats, *, divide_by_mean: bool) -> Ranking:
-    """Order atoms by (score, group, channel). scores: (n_atoms,), higher = keep.
+def rank(graph: ChannelGraph, scores: Floats, across: Floats) -> Ranking:
+    """Order atoms by (across, group, channel). scores, across: (n_atoms,), higher = keep.
 
-    divide_by_mean: for the order across groups, scores are divided by the mean of their absolute values in the group
-    (the mean itself, where no score is negative). A group that is all zero stays zero. Within a group the given
-    scores decide, so that a rounded quotient cannot swap two of them.
+    across: the scores as they are compared between groups. Within a group the given scores decide, so that a rounded
+    quotient cannot swap two of them.
     """
     groups, atoms = graph.group_of_atom, np.arange(graph.n_atoms)
-    if not divide_by_mean:
-        leaving = np.argsort(scores, kind="stable")  # atoms are in the order of their groups
-    else:
-        sizes = np.bincount(groups, minlength=len(graph.groups))
-        means = np.bincount(groups, weights=np.abs(scores), minlength=len(graph.groups)) / sizes
-        across = scores / np.where(means > 0, means, 1.0)[groups]
-        leaving = np.lexsort((scores, groups, across))
+    # atoms are in the order of their groups already, and both sorts leave equal ones as they are
+    leaving = np.argsort(scores, kind="stable") if across is scores else np.lexsort((scores, groups, across))
     position = np.empty_like(atoms)
     position[leaving] = atoms
     last_of_group = np.cumsum([g.size for g in graph.groups]) - 1
@@ -107,7 +101,7 @@ def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:
     groups, amounts, when = [], [], []
     by_group = np.lexsort((ranking.position, ranking.group_of_atom))
     for g, (stop, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
-        starts = _unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
+        starts = unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
         leaving = by_group[stop - size : stop]  # the group's atoms, the worst first
         groups.append(np.full(max(len(starts) - 1, 0), g))
         amounts.append(np.diff(starts))
@@ -128,7 +122,7 @@ def floors(sizes: Ints, min_channels: Ints, round_to: Ints) -> Ints:
     return np.minimum(sizes, -(-min_channels // round_to) * round_to)
 
 
-def _unit_starts(most: int, least: int, round_to: int) -> Ints:
+def unit_starts(most: int, least: int, round_to: int) -> Ints:
     """How many channels of a group have left before each unit, and after the last: 0, …, most - least."""
     if most == least:
         return np.zeros(1, dtype=np.int64)

@@ -122,6 +122,10 @@ def _sum(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return func(x.nan_to_num(0.0), *args, **kwargs).masked_fill(alive < 0.5, float("nan"))
 
 
+def _running_sum(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return func(x.nan_to_num(0.0), *args, **kwargs).masked_fill(x.isnan(), float("nan"))
+
+
 def _added(func: Any, extra: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     return beta * extra + alpha * _product(torch.matmul, a, b)
 
@@ -136,4 +140,5 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.addmm: _added,
     aten.baddbmm: _added,
     aten.sum: _sum,
+    aten.cumsum: _running_sum,
 }

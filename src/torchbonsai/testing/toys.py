@@ -72,6 +72,27 @@ class Depthwise(nn.Module):
         return self.head(self.project(x).mean((2, 3)))
 
 
+class Awkward(nn.Module):
+    """Channels read without a plain weight: stem 3→5, ReLU; tanh(w) 5→7, norm, ReLU; q and k 7→6, multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.w = nn.Conv2d(3, 5, 3, padding=1), nn.Parameter(torch.randn(7, 5, 1, 1))
+        self.bn, self.q, self.k = nn.BatchNorm2d(7), nn.Linear(7, 6), nn.Linear(7, 6)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, 3, 4, 4) -> (b, 3)."""
+        x = F.relu(self.bn(F.conv2d(F.relu(self.stem(x)), torch.tanh(self.w))))
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.head((self.q(tokens) @ self.k(tokens).transpose(1, 2)).mean(1))
+
+
+def awkward(seed: int = 0) -> nn.Module:
+    """Its graph is left to the tracer."""
+    return _seeded(Awkward, seed)
+
+
 def chain(seed: int = 0) -> Toy:
     """Two groups in a row; the second is read by a linear layer through a flatten (4 places a channel)."""
     model = _seeded(Chain, seed)

@@ -1,0 +1,93 @@
+"""The loss as a function of gates: one multiplier an atom, wherever a contraction reads it, all of them one.
+
+At g = 0 an atom is removed; what its gate's derivatives at g = 1 say of that is what gradient criteria score. For a
+plain weight W that reads channel c, ∂L/∂g[c] = Σ W[:, c] ∂L/∂W[:, c]; in a network of ReLUs it is also the derivative
+with respect to a gate on the (norm's) output before the ReLU, since g ≥ 0 passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchbonsai.core.errors import PruningError, message
+from torchbonsai.cost.evaluate import device_of
+from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.graph.forward import draw_alike, undisturbed
+from torchbonsai.graph.record import Log
+from torchbonsai.surgery.gates import gate_sites
+from torchbonsai.surgery.gradients import gated
+
+
+class GatedLoss:
+    """loss(g, batch), differentiable in g (n_atoms,). train: in train mode (batch statistics), else in eval mode."""
+
+    def __init__(self, context: ScoringContext, *, train: bool = False) -> None:
+        self.context, self.train = context, train
+        self.sites = gate_sites(context.graph, _log(context, train))
+
+    def __call__(self, g: Tensor, batch: Any) -> Tensor:
+        """The scalar loss of one batch. Raises PruningError where it is no scalar or does not depend on the gates."""
+        loss = gated(self.sites, self.context.model, g, lambda model: self.context.loss(model, batch))
+        if loss.numel() != 1 or not loss.requires_grad:
+            got = "one that no gate changes" if loss.numel() == 1 else f"a tensor of shape {tuple(loss.shape)}"
+            cause = "a loss that detaches, counts (accuracy), or holds a model of its own instead of using its argument"
+            raise PruningError(
+                message("the loss must be a differentiable scalar", got, cause, "pass loss=callable(model, batch)")
+            )
+        return loss.reshape(())
+
+    def gates(self) -> Tensor:
+        """(n_atoms,) ones that want a gradient, on the model's device."""
+        model = self.context.model
+        wide = any(p.dtype == torch.float64 for p in model.parameters())
+        dtype = torch.float64 if wide else torch.float32
+        return torch.ones(self.context.graph.n_atoms, dtype=dtype, device=device_of(model), requires_grad=True)
+
+    def each(self, function: Callable[[Any], Tensor]) -> list[tuple[float, Tensor]]:
+        """(share of all samples, function(batch) as float64 on the CPU) for every batch.
+
+        `function` runs in the right mode, and with random draws that leave no trace.
+        """
+        data = self.context.data()
+        lengths = [self.context.length_of(batch) for batch in data]
+        return [
+            (length / sum(lengths), self.run(batch, function).detach().double().cpu())
+            for length, batch in zip(lengths, data, strict=True)
+        ]
+
+    def run(self, batch: Any, function: Callable[[Any], Any]) -> Any:
+        """function(batch) in the right mode, with random draws that leave no trace."""
+        model = self.context.model
+        with undisturbed(model), _mode(model, self.train), torch.enable_grad():
+            draw_alike()
+            return function(batch)
+
+    def gradients(self) -> list[tuple[float, Tensor]]:
+        """(share of all samples, ∂L/∂g (n_atoms,)) of each batch."""
+
+        def gradient(batch: Any) -> Tensor:
+            g = self.gates()
+            return torch.autograd.grad(self(g, batch), g)[0]
+
+        return self.each(gradient)
+
+
+def _log(context: ScoringContext, train: bool) -> Log | None:
+    """The traced pass in train mode; None for the eval pass, or where train mode could not be traced."""
+    return next((log for log in context.graph.evidence.logs if log.training), None) if train else None
+
+
+@contextmanager
+def _mode(model: nn.Module, train: bool) -> Iterator[None]:
+    flags = {module: module.training for module in model.modules()}
+    model.train(train)
+    try:
+        yield
+    finally:
+        for module, training in flags.items():
+            module.training = training

@@ -1,0 +1,119 @@
+"""Differentiable gates against finite differences of the masks' own mechanism, which knows nothing of autograd."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torchbonsai as tb
+from torchbonsai.core.errors import PruningError
+from torchbonsai.graph.forward import undisturbed
+from torchbonsai.surgery.gates import gate_sites, run_gated, sites_of_pass
+from torchbonsai.surgery.gradients import gated
+from torchbonsai.testing.toys import toys
+
+
+class Awkward(nn.Module):
+    """A transformed weight, a product of two activations, a write in place, and a buffer that every forward changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.w = nn.Conv2d(3, 5, 3, padding=1), nn.Parameter(torch.empty(7, 5, 1, 1))
+        self.bn, self.q, self.k = nn.BatchNorm2d(7), nn.Linear(7, 6), nn.Linear(7, 6)
+        self.head = nn.Linear(16, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        x = F.gelu(self.stem(x))
+        x = F.gelu(self.bn(F.conv2d(x, torch.tanh(self.w))))
+        x.mul_(2)
+        t = x.flatten(2).transpose(1, 2)
+        return {"out": (self.head((self.q(t) @ self.k(t).transpose(1, 2)).mean(1)), None)}
+
+
+def awkward():
+    generator = torch.Generator().manual_seed(5)
+    model = Awkward().double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / 3)
+    x = torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    return model.eval(), x, lambda out: out["out"][0].square().sum()
+
+
+def smooth_toy():
+    toy = toys()["residual"]
+    return toy.model.double(), toy.inputs.double(), lambda out: out.square().sum()
+
+
+CASES = {"awkward": awkward, "residual": smooth_toy}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_masks(case):
+    model, x, score = CASES[case]()
+    graph = tb.trace(model, x)
+    sites = gate_sites(graph)
+    assert bool(sites.activations) == (case == "awkward")
+    with undisturbed(model):
+        reference = sites_of_pass(graph, model, ((x,), {}))
+    start = 0.5 + torch.rand(graph.n_atoms, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def by_masks(g):
+        with torch.no_grad():
+            return score(run_gated(reference, model, ((x,), {}), g)).item()
+
+    g = start.clone().requires_grad_()
+    loss = gated(sites, model, g, lambda m: score(m(x)))
+    assert loss.item() == pytest.approx(by_masks(start), rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, g)
+    step = 1e-6
+    for atom in range(graph.n_atoms):
+        move = torch.zeros_like(start)
+        move[atom] = step
+        difference = (by_masks(start + move) - by_masks(start - move)) / (2 * step)
+        assert gradient[atom].item() == pytest.approx(difference, rel=1e-5, abs=1e-7), atom
+    assert gradient.abs().min() > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_second_derivatives_are_differences_of_the_first(case):
+    model, x, score = CASES[case]()
+    graph = tb.trace(model, x)
+    sites, one = gate_sites(graph), torch.ones(graph.n_atoms, dtype=torch.float64)
+
+    def gradient(at, graph_too=False):
+        g = at.clone().requires_grad_()
+        return g, torch.autograd.grad(gated(sites, model, g, lambda m: score(m(x))), g, create_graph=graph_too)[0]
+
+    z = torch.randn(graph.n_atoms, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    g, first = gradient(one, graph_too=True)
+    (product,) = torch.autograd.grad(first, g, z)
+    step = 1e-5
+    difference = (gradient(one + step * z)[1] - gradient(one - step * z)[1]) / (2 * step)
+    assert torch.allclose(product, difference, rtol=1e-4, atol=1e-6)
+
+
+def test_the_model_is_left_alone():
+    model, x, score = awkward()
+    graph = tb.trace(model, x)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    g = torch.ones(graph.n_atoms, dtype=torch.float64, requires_grad=True)
+    gated(gate_sites(graph), model, g, lambda m: score(m(x))).backward()
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_another_path_is_an_error():
+    model, x, score = awkward()
+    sites = gate_sites(tb.trace(model, x))
+    g = torch.ones(18, dtype=torch.float64, requires_grad=True)
+    model.head = nn.Identity()
+    model.stem = nn.Sequential(nn.Identity(), nn.ReLU(), model.stem)
+    with pytest.raises(PruningError, match="as in the trace"):
+        gated(sites, model, g, lambda m: score(m(x)))
+    assert torch.is_grad_enabled()
+    assert not model._forward_hooks

@@ -29,7 +29,7 @@ from torchbonsai.graph.forward import (
 )
 from torchbonsai.graph.labels import INPUT, UNKNOWN, Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
-from torchbonsai.graph.outputs import Narrow, note_returned
+from torchbonsai.graph.outputs import Narrow, check, held, note_returned
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
@@ -243,9 +243,12 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer, narrow: Narro
     returned = note_returned(tracer.log, out)
     if not returned and not tracer.log.training:
         raise _returns_nothing(out)
-    for tensor in returned:
+    if not tracer.log.training:
+        check(out, narrow)
+    for tensor in held(out, narrow):
         for f in getattr(tensor, "_bonsai", UNKNOWN).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
+    for tensor in returned:
         for labels in getattr(tensor, "_bonsai", UNKNOWN).places:
             tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))
     return None

@@ -16,6 +16,7 @@ from torchbonsai.cost.evaluate import call, device_of, eval_mode
 from torchbonsai.criteria.batches import check_finite, length_of, read_batches
 from torchbonsai.criteria.watch import watch_forward
 from torchbonsai.graph.channel_graph import ChannelGraph, Site
+from torchbonsai.graph.trace import named_tensors
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Scores = dict[str, Tensor]
@@ -157,11 +158,7 @@ class ScoringContext:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        named = (
-            *self.model.named_parameters(remove_duplicate=False),
-            *self.model.named_buffers(remove_duplicate=False),
-        )
-        return dict(named)
+        return dict(named_tensors(self.model))
 
 
 def _checked(criterion: Criterion, group: str, size: int, values: Tensor | None) -> Tensor:

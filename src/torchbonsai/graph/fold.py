@@ -93,7 +93,7 @@ def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
         return None
     consumer = index
     while True:
-        origins = log.records[consumer].inputs[0].origins
+        origins = log.records[consumer].origins[0]
         if len(origins) != 1 or _read_elsewhere(log, origins[0], consumer, labels):
             return None
         made = log.records[origins[0]]
@@ -104,10 +104,10 @@ def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
 
 def _read_elsewhere(log: Log, maker: int, reader: int, labels: Ints) -> bool:
     return any(
-        maker in s.origins and _meets(labels, (f.labels for f in s.fields))
+        maker in origins and _meets(labels, (f.labels for f in s.fields))
         for k, record in enumerate(log.records)
         if k != reader and record.kind not in _SILENT
-        for s in record.inputs
+        for s, origins in zip(record.inputs, record.origins, strict=True)
     )
 
 

@@ -156,8 +156,9 @@ def prune(
         graph = observed(True, resolved(model, blocks))
         settler = Settler(model, example_inputs, graph, observed)
         known = None
-        scored = alias_copy(model)  # its forward may write into buffers and attributes
+        scored = model
         if criterion.needs & NEEDS_DATA:
+            scored = alias_copy(model)  # its forward may write into buffers and attributes
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         meters, context = Meters(model, example_inputs, budget), None

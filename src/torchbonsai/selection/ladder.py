@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,12 +64,13 @@ def rank(graph: ChannelGraph, scores: Floats, across: Floats) -> Ranking:
     quotient cannot swap two of them.
     """
     groups, atoms = graph.group_of_atom, np.arange(graph.n_atoms)
-    leaving = np.lexsort((atoms, scores, groups, across))
+    # atoms are in the order of their groups already, and both sorts leave equal ones as they are
+    leaving = np.argsort(scores, kind="stable") if across is scores else np.lexsort((scores, groups, across))
     position = np.empty_like(atoms)
     position[leaving] = atoms
     last_of_group = np.cumsum([g.size for g in graph.groups]) - 1
     place = np.empty_like(atoms)
-    place[np.lexsort((position, groups))] = atoms
+    place[leaving[np.argsort(groups[leaving], kind="stable")]] = atoms
     return Ranking(position, last_of_group[groups] - place, groups)
 
 
@@ -79,11 +81,19 @@ def uniform_ladder(sizes: Ints, bounds: Bounds, most: Fraction) -> Ladder:
     denominators = np.repeat([2 * n for n in free], free).astype(np.int64)
     # Two such fractions that differ, differ by more than float64 can blur, and equal ones give the same quotient.
     _, first = np.unique(numerators / np.maximum(denominators, 1), return_index=True)
-    steps = [Fraction(int(numerators[i]), int(denominators[i])) for i in first[::-1]]
-    shares = [most, *(s for s in steps if s < most), Fraction(0)]
-    return Ladder(
-        len(shares), lambda rung: np.array([_width(shares[rung], int(n), g, bounds) for g, n in _each(sizes)])
-    )
+    falling = first[::-1]
+
+    def step(k: int) -> Fraction:
+        return Fraction(int(numerators[falling[k]]), int(denominators[falling[k]]))
+
+    below = bisect_left(range(len(falling)), True, key=lambda k: step(k) < most)
+
+    def widths(rung: int) -> Ints:
+        last = len(falling) - below + 1
+        amount = most if rung == 0 else Fraction(0) if rung == last else step(below + rung - 1)
+        return np.array([_width(amount, n, g, bounds) for g, n in _each(sizes)])
+
+    return Ladder(len(falling) - below + 2, widths)
 
 
 def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:

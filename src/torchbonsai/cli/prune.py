@@ -43,8 +43,8 @@ class Arguments:
     """Of the channels that can be removed."""
     criterion: Literal["l2", "l1", "random"] = "l2"
     """What says which channels go: the smallest weights, or chance."""
-    scope: Literal["global", "uniform"] = "global"
-    """One ranking over all groups, or the same share of each."""
+    scope: Literal["global", "uniform", "knapsack"] = "global"
+    """One ranking over all groups, the same share of each, or one ranking by score per cost."""
     round_to: int = 1
     """Widths are multiples of this; 8 or 16 suit most kernels."""
     min_channels: int = 1

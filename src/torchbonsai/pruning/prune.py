@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
-from torchbonsai.selection.select import select
+from torchbonsai.selection.select import Scope, select
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.surgery.settle import Settled, Settler
@@ -98,7 +98,7 @@ def prune(
     *,
     budget: Budget,
     criterion: Criterion | None = None,
-    scope: Literal["global", "uniform"] = "global",
+    scope: Scope = "global",
     round_to: int | Mapping[str, int] = 1,
     min_channels: int | Mapping[str, int] = 1,
     ignore: Named = (),
@@ -110,8 +110,8 @@ def prune(
     """Remove channels until `budget` is met, and check that the small network equals the masked large one.
 
     criterion: default `Magnitude(p=2)`. scope: "global" ranks all channels together, "uniform" takes the same share of
-    every group. batches, loss: for criteria that need data. verify=False skips the numbers, never the proof of the
-    routing. The given model is never touched.
+    every group, "knapsack" ranks by score per cost. batches, loss: for criteria that need data. verify=False skips the
+    numbers, never the proof of the routing. The given model is never touched.
 
     Raises TraceError, ConfigError, BudgetError, DataError, PlanError or VerificationError, each with its way out.
 
@@ -155,8 +155,9 @@ def prune(
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
             if settled.plan is not None:
-                if budget.zeros and kept.all():
-                    context.notes.append("no channel is zero: nothing was removed")
+                if (budget.zeros or budget.outliers is not None) and kept.all():
+                    what = "zero" if budget.zeros else "an outlier"
+                    context.notes.append(f"no channel is {what}: nothing was removed")
                 return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
             graph = settled.graph
     raise _endless()

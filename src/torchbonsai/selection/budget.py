@@ -18,8 +18,10 @@ class Budget:
 
     macs, params: ceilings. channels: of the prunable channels; a share is a target (exact), an int a ceiling.
     widths: {group or producing module: channels to keep}, exact. shares: {group, producing module or glob pattern:
-    share of its channels to keep}. zeros: remove the channels that are zero already, and nothing else; it stands
-    alone. Raises ConfigError for anything else, or for nothing.
+    share of its channels to keep}. outliers: in every group, remove the channels whose score lies more than so many
+    standard deviations below the group's mean (1.0 with APoZ is Network Trimming's rule); the other limits then hold
+    for what is left. zeros: remove the channels that are zero already, and nothing else; it stands alone. Raises
+    ConfigError for anything else, or for nothing.
 
     >>> Budget(macs=0.5, params=100_000).params
     100000
@@ -31,6 +33,7 @@ class Budget:
     widths: Mapping[str, int] | None = None
     zeros: bool = False
     shares: Mapping[str, float] | None = None
+    outliers: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("macs", "params", "channels"):
@@ -41,12 +44,14 @@ class Budget:
             object.__setattr__(self, "shares", _shares(self.shares))
         if not isinstance(self.zeros, bool):
             raise _invalid("zeros must be True or False", repr(self.zeros))
-        if self.zeros and (self.searched or self.widths or self.shares):
+        if self.outliers is not None:
+            object.__setattr__(self, "outliers", _deviations(self.outliers))
+        if self.zeros and (self.searched or self.widths or self.shares or self.outliers is not None):
             raise _invalid("zeros=True stands alone: it removes what is zero and nothing else", repr(self))
-        if not self.searched and not self.widths and not self.zeros and not self.shares:
-            raise _invalid(
-                "a budget needs at least one of macs, params, channels, widths, shares, zeros", "none of them"
-            )
+        named = self.widths or self.shares or self.zeros or self.outliers is not None
+        if not self.searched and not named:
+            fields_ = "macs, params, channels, widths, shares, outliers, zeros"
+            raise _invalid(f"a budget needs at least one of {fields_}", "none of them")
 
     @property
     def searched(self) -> bool:
@@ -103,6 +108,12 @@ def _shares(shares: Any) -> dict[str, float]:
         if not isinstance(name, str) or not isinstance(value, float) or not 0 < value <= 1:
             raise _invalid(must, f"{name!r}: {value!r}")
     return {name: float(value) for name, value in shares.items()}
+
+
+def _deviations(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise _invalid("outliers must be a number of standard deviations, 0 or more", repr(value))
+    return float(value)
 
 
 def _invalid(must: str, got: str) -> ConfigError:

@@ -76,7 +76,7 @@ class CompareConfig:
     start_epochs: float | None = None
     limit_train: int | None = None
     val_size: int | None = None
-    scope: Literal["global", "uniform"] = "global"
+    scope: Literal["global", "uniform", "knapsack"] = "global"
     round_to: int = 1
     score_images: int = 1000
     lr: float = 0.1

@@ -28,7 +28,7 @@ class Prune:
     share: float
     seed: int
     numerics: Numerics
-    scope: Literal["global", "uniform"] = "global"
+    scope: Literal["global", "uniform", "knapsack"] = "global"
     round_to: int = 1
     min_channels: int = 1
     score_images: int = 1000

@@ -31,7 +31,8 @@ class CompareConfig:
         model: A name of the zoo, or package.module:factory.
         data: A data set's name.
         starts: Of untrained, pretrained, trained.
-        methods: Of random, l1, l2, apoz, or package.module:factory of your own.
+        methods: Of random, l1, l2, lamp, fpgm, bn-scale, apoz, activation-mean, taylor, hessian, snip, synflow, or
+            package.module:factory of your own.
         budgets: MACs to keep: 4x (fewer), 25%, or 0.25.
         seeds: How many (3 means 0, 1, 2), or which.
         epochs: Of training on the target set, from the start on.

@@ -10,18 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchbonsai import criteria
 from torchbonsai.core.errors import ConfigError, message
-from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import Criterion
-from torchbonsai.criteria.magnitude import Magnitude
-from torchbonsai.criteria.random import Random
 from torchbonsai.models.factory import find_factory
 
 METHODS: dict[str, Callable[[int], Criterion]] = {
-    "random": lambda seed: Random(seed=seed),
-    "l1": lambda seed: Magnitude(p=1),
-    "l2": lambda seed: Magnitude(p=2),
-    "apoz": lambda seed: APoZ(),
+    "random": lambda seed: criteria.Random(seed=seed),
+    "l1": lambda seed: criteria.Magnitude(p=1),
+    "l2": lambda seed: criteria.Magnitude(p=2),
+    "lamp": lambda seed: criteria.Magnitude(p=2, normalise="lamp"),
+    "fpgm": lambda seed: criteria.GeometricMedian(),
+    "bn-scale": lambda seed: criteria.BatchNormScale(),
+    "apoz": lambda seed: criteria.APoZ(),
+    "activation-mean": lambda seed: criteria.ActivationMean(),
+    "taylor": lambda seed: criteria.Taylor(),
+    "hessian": lambda seed: criteria.HessianDiagonal(seed=seed),
+    "snip": lambda seed: criteria.SNIP(),
+    "synflow": lambda seed: criteria.SynFlow(),
 }
 PASSES = {"weights": 0, "activations": 1, "gradients": 3}
 """What a criterion may need -> forward passes over the images it scores on."""
@@ -84,15 +90,20 @@ def _made(name: str, seed: int) -> Any:
 
 
 def passes_of(criterion: Any) -> int:
-    """Forward passes that scoring one image costs. Raises ConfigError where that cannot be told from its needs."""
+    """Forward passes that scoring one image costs: the criterion's own `passes`, else what its needs cost at least.
+
+    Raises ConfigError where neither tells.
+    """
+    if getattr(criterion, "passes", None) is not None:
+        return int(criterion.passes)
     unknown = set(criterion.needs) - PASSES.keys()
-    if unknown:
+    if unknown or hasattr(criterion, "passes"):
         raise ConfigError(
             message(
                 "a compared method must say what it needs, so that its scoring can be counted",
-                f"{type(criterion).__name__} needs {', '.join(sorted(unknown))}",
+                f"{type(criterion).__name__} needs {', '.join(sorted(unknown or criterion.needs))}",
                 "a need whose cost depends on the method's own settings",
-                f"needs that are counted: {', '.join(PASSES)}",
+                f"needs that are counted: {', '.join(PASSES)}; or give it `passes`, forward passes a sample",
             )
         )
     return max((PASSES[need] for need in criterion.needs), default=0)

@@ -63,7 +63,8 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
         batches=batches,
     )
     samples = sum(len(y) for _, y in batches or ())
-    return _left(network, result, passes * scoring_macs(network.macs, samples))
+    scoring = passes * scoring_macs(network.macs, samples)
+    return _left(network, result, scoring + scoring_macs(network.macs, getattr(criterion, "example_passes", 0)))
 
 
 @runs(RandomWidths, "random-widths", version=1)

@@ -21,6 +21,7 @@ from torchbonsai.core.errors import (
     VerificationError,
 )
 from torchbonsai.graph.rules.user import rule
+from torchbonsai.pruning import penalties
 from torchbonsai.pruning.prune import PruneResult, prune, trace
 from torchbonsai.selection.budget import Budget
 
@@ -56,6 +57,7 @@ __all__ = [
     "TraceError",
     "VerificationError",
     "criteria",
+    "penalties",
     "prune",
     "rule",
     "trace",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
-import os
 import platform
 from collections import Counter
 from pathlib import Path
@@ -47,11 +45,13 @@ def silent(record: Record | None) -> bool:
     return record is not None and bool(record.get("exact")) and (record.get("twin") or 0.0) > 1e-6
 
 
-def write_summary(entries: list[Record], records: dict[tuple[str, str], Record], path: Path, command: str) -> None:
-    """Write the page."""
+def write_summary(
+    entries: list[Record], records: dict[tuple[str, str], Record], runs: list[Record], path: Path
+) -> None:
+    """Write the page; runs: under which conditions the records were made."""
     rows = [(e, records.get((e["name"], "torchbonsai")), records.get((e["name"], "torch-pruning"))) for e in entries]
     parts = [
-        _head(command),
+        _head(runs),
         _counts(rows),
         _silent(rows),
         _list("Frozen", rows, "frozen"),
@@ -64,23 +64,32 @@ def write_summary(entries: list[Record], records: dict[tuple[str, str], Record],
 Row = tuple[Record, Record | None, Record | None]
 
 
-def _head(command: str) -> str:
-    return (
-        "# Zoo: half the channels of every network at random\n\n"
-        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. {machine()}, 1 thread, "
-        "one network at a time.\n\n"
-        "*verified*: at least 35 % of the parameters went (or as much as torch-pruning removes where that is right), "
-        "the small network runs in eval and in train mode and equals the masked one on the example input, float64, "
-        "eval mode, relative error < 1e-9, with the given weights and with constant ones randomised. *flagged*: the "
-        "same, but a statistic over channels makes the masked network undefined, and the result says so. *frozen*: "
-        "fewer parameters went."
+def _head(runs: list[Record]) -> str:
+    return "\n\n".join(
+        (
+            "# Zoo: half the channels of every network at random",
+            "1 thread, one network at a time, each in a process of its own. Runs that the records come from:",
+            "\n".join(f"- {_run(run)}" for run in runs) or "- none",
+            "*verified*: at least 35 % of the parameters went (or as much as torch-pruning removes where that is "
+            "right), the small network runs in eval and in train mode and equals the masked one in float64, eval "
+            "mode, relative error < 1e-9, with the given weights and with constant ones randomised. Traced, planned "
+            "and run at the listed input (224x224, or the network's own size); numbers are compared on its first "
+            "96x96 pixels where the network runs on them, on all of it otherwise (`checked_at` in the record). "
+            "*flagged*: the same, but a statistic over channels makes the masked network undefined, and the result "
+            "says so. *frozen*: fewer parameters went.",
+        )
     )
 
 
-def machine() -> str:
-    """Versions and hardware."""
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
-    return f"Python {platform.python_version()}, {versions}; {processor()}, {os.cpu_count()} cores"
+def _run(run: Record) -> str:
+    packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+    where = f"{run['processor']}, {run['cores']} cores"
+    return f"{run['run']}: `{run['command']}`, commit {run['commit']}, {packages}; {where}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that has a part in the numbers."""
+    return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
 
 
 def processor() -> str:

@@ -1,22 +1,17 @@
-"""One network, one arm, in a process of its own; prints one JSON record as its last line.
-
-python benchmarks/_zoo_worker.py ENTRY_JSON {torchbonsai,torch-pruning} SECONDS
-"""
+"""One network, one arm, in a process of its own, forked from one that has imported all that is needed."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import json
-import os
 import resource
-import sys
 import time
 import traceback
 import warnings
 from collections import Counter
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 import _zoo_twin
 import torch
 from _zoo_build import build
@@ -24,20 +19,34 @@ from torch import nn
 
 MEMORY_LIMIT = 14 << 30
 OUTPUT = "it is an output of the model"
+CHECK_SIZE = 96
+"""Rows and columns of the input on which numbers are compared, where the network runs on them: float64 is costly."""
+IMPORTS = {
+    "torchbonsai": "torchbonsai",
+    "torch-pruning": "torch_pruning",
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "pytorchcv": "pytorchcv.model_provider",
+}
 
 
-def main() -> None:
-    """Run and print; an exception of the arm is a record, too."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(float(sys.argv[3])), resource.RLIM_INFINITY))
+def prepare(arms: list[str], sources: set[str]) -> None:
+    """Import once what every fork needs."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    entry, arm = json.loads(sys.argv[1]), sys.argv[2]
+    for name in [*arms, *sorted(sources)]:
+        importlib.import_module(IMPORTS[name])
+
+
+def main(entry: dict[str, Any], arm: str, limit: float, sender: Any) -> None:
+    """Run and send the record; an exception of the arm is a record, too."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit), resource.RLIM_INFINITY))
     record: dict[str, Any] = {"name": entry["name"], "arm": arm}
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         model, x = build(entry)
-        record["build_s"] = time.perf_counter() - start
+        record["build_cpu_s"] = round(time.process_time() - start, 3)
         record["params_before"] = count(model)
         record |= ARMS[arm](model, x)
     except Exception as problem:  # noqa: BLE001 - whatever it is, it is this network's result
@@ -48,7 +57,8 @@ def main() -> None:
             "where": [f"{f.filename}:{f.lineno} {f.line}" for f in frames[-4:]],
         }
     record["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print("\n" + json.dumps(record))
+    record["cpu_s"] = round(time.process_time(), 1)
+    sender.send_bytes(json.dumps(record).encode())
 
 
 def count(model: nn.Module) -> int:
@@ -89,17 +99,30 @@ def ours(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
         verify=False,
     )
     record = _graph_facts(result, model) | {"status": "unverified", "timing": clock.parts}
-    record |= runs(model, result.model, x)
+    record |= clock.run("runs", runs, model, result.model, x)
     kept = result.graph.keep(result.selection)
+    small_x = check_input(model, x)
+    record["checked_at"] = list(small_x.shape)
     try:
-        checked = clock.run("verify", verify, result.graph, result.plan, kept, model, result.model, x)
+        checked = clock.run("verify", verify, result.graph, result.plan, kept, model, result.model, small_x)
     except tb.VerificationError as problem:
-        return record | {"status": "wrong", "error": str(problem)[:300], "twin": twin(model, result, x)}
+        return record | {"status": "wrong", "error": str(problem)[:300], "twin": twin(model, result, small_x)}
     record |= {"exact": checked.exact, "rel_error": checked.max_rel_error, "dtype": checked.dtype}
     record |= {"reason": checked.reason[:400], "status": "verified" if checked.exact else "flagged"}
     if checked.max_rel_error is None:
         record["status"] = "unverified"
-    return record | {"twin": twin(model, result, x)}
+    return record | {"twin": clock.run("twin", twin, model, result, small_x)}
+
+
+def check_input(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The first CHECK_SIZE rows and columns of x, or x where the network does not run on so little."""
+    crop = x[..., :CHECK_SIZE, :CHECK_SIZE].contiguous()
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model)(crop)
+    except Exception:  # noqa: BLE001 - whatever a forward raises on a size that is not its own
+        return x
+    return crop
 
 
 def _graph_facts(result: Any, model: nn.Module) -> dict[str, Any]:
@@ -124,22 +147,28 @@ def _graph_facts(result: Any, model: nn.Module) -> dict[str, Any]:
 
 
 def runs(dense: nn.Module, small: nn.Module, x: torch.Tensor) -> dict[str, Any]:
-    """Does the small network run in eval and in train mode, where the dense one does?"""
+    """Does the small network run in eval and in train mode, or does the dense one fail there, too?"""
     found: dict[str, Any] = {}
     for mode, data in (("eval", x), ("train", torch.cat([x, x]))):
-        outcome = []
-        for model in (dense, small):
-            trial = copy.deepcopy(model).train(mode == "train")
-            try:
-                with torch.no_grad():
-                    trial(data)
-                outcome.append("")
-            except Exception as problem:  # noqa: BLE001 - a record of what does not run
-                outcome.append(f"{type(problem).__name__}: {str(problem)[:200]}")
-        found[f"runs_{mode}"] = not outcome[1] or bool(outcome[0])
-        if outcome[1]:
-            found[f"{mode}_error"] = outcome[1] + (" (the dense one, too)" if outcome[0] else "")
+        error = failure(small, data, mode == "train")
+        found[f"runs_{mode}"] = not error
+        if error and failure(dense, data, mode == "train"):
+            found[f"runs_{mode}"] = True
+            error += " (the dense one, too)"
+        if error:
+            found[f"{mode}_error"] = error
     return found
+
+
+def failure(model: nn.Module, x: torch.Tensor, training: bool) -> str:
+    """What a forward of a copy raises; empty where it runs."""
+    trial = copy.deepcopy(model).train(training)
+    try:
+        with torch.no_grad():
+            trial(x)
+    except Exception as problem:  # noqa: BLE001 - a record of what does not run
+        return f"{type(problem).__name__}: {str(problem)[:200]}"
+    return ""
 
 
 def twin(model: nn.Module, result: Any, x: torch.Tensor) -> float | None:
@@ -165,6 +194,3 @@ def peer(model: nn.Module, x: torch.Tensor) -> dict[str, Any]:
 
 
 ARMS = {"torchbonsai": ours, "torch-pruning": peer}
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,10 @@ it stopped (--again runs it anew). results/zoo.md is the summary, made from the 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -19,32 +22,38 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _zoo_summary import write_summary
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+import _zoo_worker
+from _zoo_summary import processor, versions, write_summary
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 _IDLE = 20
 """So many times the processor's seconds may pass on the wall, on a machine that others use."""
+_FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
     """Run what is missing, then write the summary."""
     options = arguments()
     entries = json.loads((HERE / "zoo_models.json").read_text())
-    records = read(options.out)
+    records, runs = read(options.out)
     by_size = sorted(entries, key=lambda e: (e["name"].partition(":")[0] == "timm", e["params"]))
     todo = [(e, arm) for arm in options.arms for e in by_size if re.search(options.only, e["name"])]
     if not options.again:
         todo = [(e, arm) for e, arm in todo if (e["name"], arm) not in records]
-    for entry, arm in [] if options.summary else todo[: options.limit]:
-        record = run_one(entry, arm, options.timeout)
+    todo = [] if options.summary else todo[: options.limit]
+    if todo:
+        runs.append(conditions())
+        append(options.out, runs[-1])
+        _zoo_worker.prepare(options.arms, {e["name"].partition(":")[0] for e, _ in todo})
+    for entry, arm in todo:
+        limit = options.timeout if arm == "torchbonsai" else options.peer_timeout
+        record = run_one(entry, arm, limit) | {"run": runs[-1]["run"]}
         records[(entry["name"], arm)] = record
-        with options.out.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append(options.out, record)
         print(line(record), flush=True)
-    write_summary(
-        entries, records, options.out.with_suffix(".md"), " ".join(["python benchmarks/zoo.py", *sys.argv[1:]])
-    )
+    write_summary(entries, records, runs, options.out.with_suffix(".md"))
 
 
 def arguments() -> argparse.Namespace:
@@ -53,9 +62,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=["torchbonsai"], choices=["torchbonsai", "torch-pruning"])
     parser.add_argument("--only", default="", help="regular expression that the name must contain")
     parser.add_argument("--limit", type=int, default=None, help="at most so many networks")
-    parser.add_argument(
-        "--timeout", type=float, default=90.0, help="processor seconds for one network, building included"
-    )
+    seconds = "processor seconds for one network, building included"
+    parser.add_argument("--timeout", type=float, default=90.0, help=seconds)
+    parser.add_argument("--peer-timeout", type=float, default=45.0, help=f"{seconds}, for torch-pruning")
     parser.add_argument("--again", action="store_true", help="run what has a record, too; the newest record counts")
     parser.add_argument("--summary", action="store_true", help="run nothing, write the summary")
     parser.add_argument("--out", type=Path, default=RESULTS / "zoo.jsonl")
@@ -64,36 +73,59 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """(name, arm) -> its newest record."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {(r["name"], r["arm"]): r for r in map(json.loads, lines)}
+def read(path: Path) -> tuple[dict[tuple[str, str], dict[str, Any]], list[dict[str, Any]]]:
+    """((name, arm) -> its newest record, the conditions of every run)."""
+    lines = [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+    return {(r["name"], r["arm"]): r for r in lines if "name" in r}, [r for r in lines if "command" in r]
 
 
-def run_one(entry: dict[str, Any], arm: str, timeout: float) -> dict[str, Any]:
+def append(path: Path, record: dict[str, Any]) -> None:
+    """One more line."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def conditions() -> dict[str, Any]:
+    """When, how and on what a run was made; its records carry its name."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "run": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        "command": " ".join(["python benchmarks/zoo.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": versions(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+    }
+
+
+def run_one(entry: dict[str, Any], arm: str, limit: float) -> dict[str, Any]:
     """The record of one network; a timeout or a death of the process is one, too."""
-    command = [sys.executable, str(HERE / "_zoo_worker.py"), json.dumps(entry), arm, str(timeout)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    start = time.perf_counter()
+    start, known = time.perf_counter(), {"name": entry["name"], "arm": arm}
+    receiver, sender = _FORK.Pipe(duplex=False)
+    process = _FORK.Process(target=_zoo_worker.main, args=(entry, arm, limit, sender))
+    process.start()
+    sender.close()
+    heard = receiver.poll(_IDLE * limit)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_IDLE * timeout, env=environment, check=False
-        )
-        if done.returncode == -signal.SIGXCPU:
-            raise subprocess.TimeoutExpired(command, timeout)
-        record = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except subprocess.TimeoutExpired:
-        error = f"over {timeout:.0f} processor seconds, building, planning and verification together"
-        record = {"name": entry["name"], "arm": arm, "status": "timeout", "error": error}
-    except json.JSONDecodeError:
-        said = (done.stderr.strip() or "no output").splitlines()[-1][:300]
-        record = {"name": entry["name"], "arm": arm, "status": "died", "error": f"exit {done.returncode}: {said}"}
-    return record | {"total_s": round(time.perf_counter() - start, 1), "commit": commit()}
+        record = json.loads(receiver.recv_bytes()) if heard else {}
+    except EOFError:  # it died, and closed the pipe
+        record = {}
+    process.join(1.0)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    if not heard or process.exitcode == -signal.SIGXCPU:
+        error = f"over {limit:.0f} processor seconds, building, planning and verification together"
+        record = {"status": "timeout", "error": error, "cpu_s": limit}
+    record = record or {"status": "died", "error": f"exit code {process.exitcode}"}
+    return known | record | {"total_s": round(time.perf_counter() - start, 1)}
 
 
 def commit() -> str:
     """The commit that the engine was at; "+" where the tree had changes on top."""
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+"]
+    engine = Path(importlib.util.find_spec("torchbonsai").origin).parent
+    command = ["git", "-C", str(engine), "describe", "--always", "--dirty=+"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
@@ -102,7 +134,7 @@ def line(record: dict[str, Any]) -> str:
     gone = ""
     if "params_after" in record:
         share = 1 - record["params_after"] / record["params_before"]
-        gone = f"{share:4.0%} gone, plan {record.get('timing', {}).get('plan_s', 0):.1f} s"
+        gone = f"{share:4.0%} gone, plan {record.get('timing', {}).get('plan_cpu_s', 0):.1f} s of {record['cpu_s']}"
     error = record.get("rel_error")
     said = record.get("error", "").splitlines()[:1]
     return (

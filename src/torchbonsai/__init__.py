@@ -21,8 +21,9 @@ from torchbonsai.core.errors import (
     VerificationError,
 )
 from torchbonsai.graph.rules.user import rule
-from torchbonsai.pruning import penalties
+from torchbonsai.pruning import penalties, schedules
 from torchbonsai.pruning.prune import PruneResult, prune, trace
+from torchbonsai.pruning.pruner import Pruner
 from torchbonsai.selection.budget import Budget
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "DataError",
     "PlanError",
     "PruneResult",
+    "Pruner",
     "PruningError",
     "TraceError",
     "VerificationError",
@@ -60,5 +62,6 @@ __all__ = [
     "penalties",
     "prune",
     "rule",
+    "schedules",
     "trace",
 ]

@@ -34,14 +34,14 @@ class Baked(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A sum along the channels: what it runs over stays whole."""
+    """Channels in the order of their values: what is sorted stays whole."""
 
     def __init__(self):
         super().__init__()
         self.stem, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
 
     def forward(self, x):
-        return self.last(torch.cumsum(self.stem(x), 1))
+        return self.last(torch.sort(self.stem(x), 1).values)
 
 
 def baked(in_shape=(3, 4, 4)):

@@ -97,7 +97,7 @@ def test_a_module_with_hard_coded_widths(bonsai) -> None:
         ("prune lenet --keep-macs 0.5 --ignore nothing_like_it --out small", "nothing_like_it"),
         ("prune lenet --keep-macs 0.5 --round-to 0 --out small", "round_to"),
         ("prune lenet --keep-macs 0.5 --criterion apoz --out small", "apoz"),
-        ("prune command_nets:mixed --input 1,5 --keep-macs 0.5 --out small", "cumsum"),
+        ("prune command_nets:mixed --input 1,5 --keep-macs 0.5 --out small", "sort"),
         ("prune command_nets:raises --keep-macs 0.5 --out small", "no such layer"),
         ("prune nothing_like_it --keep-macs 0.5 --out small", "timm:NAME"),
         ("prune lenet --keep-macs 0.5 --out .", "something else"),
@@ -110,3 +110,12 @@ def test_bad_input_is_one_error_and_nothing_is_written(line: str, said: str, bon
     assert said in answer.err
     assert "Traceback" not in answer.err
     assert untouched() == []
+
+
+def test_a_backbone_may_lose_outputs(bonsai) -> None:
+    line = "prune lenet --keep-channels 0.5 --scope uniform --dry-run"
+    assert json.loads(bonsai(f"{line} --json").out)["outputs"] == []
+    told = json.loads(bonsai(f"{line} --json --prune-outputs").out)
+    assert len(told["outputs"][0]["1"]) == 5
+    assert told["verification"]["outputs"] == "kept channels"
+    assert "outputs that lose channels" in bonsai("explain lenet --prune-outputs").out

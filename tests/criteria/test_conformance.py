@@ -13,6 +13,7 @@ from torchbonsai.criteria import (
     BatchNormScale,
     GeometricMedian,
     HessianDiagonal,
+    LinearFilterEnsembles,
     Magnitude,
     Random,
     SynFlow,
@@ -40,6 +41,7 @@ CRITERIA = (
     SynFlow(rounds=4),
     HessianDiagonal(probes=3),
     HessianDiagonal(probes=None),
+    LinearFilterEnsembles(),
 )
 
 

@@ -170,3 +170,22 @@ def test_macs_of_contractions_are_counted_by_hand(net):
 
     by_hand = 2 * (25 * 9 * 3 * 4) + 2 * (25 * 4 * 4 * 6) + 2 * (64 * 9 * 3 * 6)
     assert CostModel(graph).dense.macs == by_hand
+
+
+def test_bilinear_reads_both_inputs(net):
+    """One weight read along two axes: a gate on either alone would leave the other channels in."""
+    model = net(
+        lambda self, x, y: self.c(self.both(self.a(x), self.b(y)).relu()),
+        a=nn.Linear(5, 8), b=nn.Linear(6, 7), both=nn.Bilinear(8, 7, 12), c=nn.Linear(12, 2),
+    )  # fmt: skip
+    graph = tb.trace(model, (drawn(3, 5), drawn(3, 6)))
+    assert roles(graph, "consumes") == {"a": [("both.weight", 1)], "b": [("both.weight", 2)], "both": [("c.weight", 1)]}
+    assert graph.n_atoms == 8 + 7 + 12
+    check_surgery(model, (drawn(3, 5), drawn(3, 6)), **HALF)
+
+
+def test_bilinear_counts_every_product(net):
+    model = net(lambda self, x: self.c(self.both(x, x)), both=nn.Bilinear(4, 4, 6), c=nn.Linear(6, 2))
+    result = tb.prune(model, drawn(3, 4), budget=tb.Budget(widths={"both": 3}))
+    assert result.cost.before.macs == 3 * (6 * 4 * 4 + 6 * 2)
+    assert result.cost.after.macs == 3 * (3 * 4 * 4 + 3 * 2)

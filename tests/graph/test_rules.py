@@ -79,7 +79,8 @@ SPATIAL = {
     "amax": lambda x: x.amax((2, 3), keepdim=True),
     "norm": lambda x: x.norm(dim=(2, 3), keepdim=True),
     "softmax": lambda x: x.flatten(2).softmax(-1).reshape(x.shape),
-    "cumsum": lambda x: F.avg_pool2d(x, 2),
+    "cumsum": lambda x: x.cumsum(2),
+    "cumprod": lambda x: x.cumprod(-1),
     "lp_pool": lambda x: F.lp_pool2d(x.abs(), 2, 2),
 }
 
@@ -117,6 +118,9 @@ NORMALISING = {
     "mean": (lambda self, x: x - x.mean(1, keepdim=True), nn.Identity),
     "norm": (lambda self, x: x / (1 + x.norm(dim=1, keepdim=True)), nn.Identity),
     "variance": (lambda self, x: x / (1 + x.var(1, keepdim=True)), nn.Identity),
+    "running product": (lambda self, x: x.cumprod(1), nn.Identity),
+    "running maximum": (lambda self, x: x.cummax(1).values, nn.Identity),
+    "running logsumexp": (lambda self, x: x.logcumsumexp(1), nn.Identity),
     "maximum": (lambda self, x: x * x.amax(1, keepdim=True).sigmoid(), nn.Identity),
 }
 
@@ -180,3 +184,33 @@ def test_a_width_as_a_value_is_flagged(around, pictures):
     assert "a width is used as a value" in result.verification.reason
     why = result.plan.inexact[0]
     assert "x / x.shape[1]" in why.source.code
+
+
+# ---------------------------------------------------------------- running sums
+RUNNING = {
+    "of channels": lambda x: x.cumsum(1).relu(),
+    "of channels, counted from the end": lambda x: x.flip(1).cumsum(-3),
+    "added to what it sums": lambda x: x + x.tanh().cumsum(1),
+    "twice": lambda x: x.cumsum(1).relu().cumsum(1),
+    "of channels as the last axis": lambda x: x.permute(0, 2, 3, 1).cumsum(-1).permute(0, 3, 1, 2),
+    "of features": lambda x: x.flatten(1).cumsum(1).reshape(x.shape[0], -1, 8, 8),
+}
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_a_running_sum_over_channels_is_exact(around, pictures, name):
+    """Each position sums all before it: removed ones are masked where they enter the sum."""
+    model = around(lambda self, x: RUNNING[name](x))
+    graph = tb.trace(model, pictures)
+    assert graph.by_name["before"].size == 12
+    assert not graph.by_name["before"].inexact
+    check_surgery(model, pictures, **HALF)
+
+
+def test_a_running_sum_of_a_parameter(around, pictures):
+    """Learned steps that add up to a scale a channel."""
+    steps = nn.Parameter(torch.rand(12))
+    model = around(lambda self, x: x * self.steps.cumsum(0)[:, None, None], steps=steps)
+    assert tb.trace(model, pictures).by_name["before"].size == 12
+    for cut in check_surgery(model, pictures, **HALF):
+        assert cut.small.steps.shape == cut.plan.kept["steps"][0].shape

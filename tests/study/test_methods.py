@@ -27,7 +27,8 @@ def test_by_name_through_prune(name):
 def test_every_criterion_has_a_name():
     made = {type(make(0)).__name__ for make in METHODS.values()}
     ours = {n for n in tb.criteria.__all__ if hasattr(getattr(tb.criteria, n), "score")} - {"Criterion"}
-    assert made == ours
+    assert made <= ours
+    assert ours - made <= {"LinearFilterEnsembles", "GateSaliency"}  # their cost is known after scoring only
 
 
 def test_an_exact_hessian_cannot_be_counted_beforehand():

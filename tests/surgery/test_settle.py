@@ -170,3 +170,36 @@ def test_a_branch_on_the_width_holds_where_it_would_turn(pictures):
     assert result.model.a.out_channels > 9
     with pytest.raises(tb.BudgetError):
         tb.prune(model, pictures, budget=tb.Budget(channels=0.25), criterion=tb.criteria.Random(0))
+
+
+class Shuffled(nn.Module):
+    """A stage of a ShuffleNet: half of the channels pass, half are convolved, then all are shuffled; n times."""
+
+    def __init__(self, before, half, units):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(before, half, 1), nn.Conv2d(before, half, 1)
+        self.units = nn.ModuleList(nn.Conv2d(half, half, 3, padding=1) for _ in range(units))
+
+    def forward(self, x):
+        x = self.mixed(self.left(x).relu(), self.right(x).relu())
+        for unit in self.units:
+            same, other = x.chunk(2, 1)
+            x = self.mixed(same, unit(other).relu())
+        return x
+
+    @staticmethod
+    def mixed(a, b):
+        x = torch.cat([a, b], 1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def test_an_assumption_that_fails_in_one_stage_is_no_reason_to_freeze_another(pictures):
+    """Equal halves, shuffled and halved again: 6 channels end in one atom, 16 in two at least."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Shuffled(3, 6, 3), Shuffled(12, 16, 3), nn.Conv2d(32, 5, 1)).eval()
+    graph = tb.trace(model, pictures)
+    assert {f.name.split(".")[0] for f in graph.frozen} == {"0", "2"}
+    assert all(g.size > 1 for g in graph.groups)
+    for cut in check_surgery(model, pictures, **HALF):
+        assert cut.small.get_submodule("1.units.2").out_channels < 16

@@ -79,6 +79,20 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path) -> Runner:
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
     """Write the file; returns what runs it under ONNX Runtime on the CPU, read back from the file."""
+    to_onnx(program, path)
+    session = open_session(path.read_bytes(), torch.get_num_threads())
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(example: Example) -> list[Tensor]:
+        given = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
+        feed = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, feed)]
+
+    return run
+
+
+def to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write the file. Raises ArtifactError where PyTorch's exporter cannot."""
     with _quiet():
         try:
             torch.onnx.export(program, f=path, dynamo=True, verbose=False, external_data=False)
@@ -91,24 +105,21 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> Runner:
                     "export with --pt2, or write the op with others",
                 )
             ) from error
-    session = _session(path)
-    names = [entry.name for entry in session.get_inputs()]
-
-    def run(example: Example) -> list[Tensor]:
-        given = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
-        feed = {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)}
-        return [torch.from_numpy(array) for array in session.run(None, feed)]
-
-    return run
 
 
-def _session(path: Path) -> Any:
+def open_session(raw: bytes, threads: int, profile: str | None = None) -> Any:
+    """An ONNX Runtime session on the CPU. profile: where it writes what every op took, by prefix of a file's path.
+
+    Raises ArtifactError where it cannot be opened.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ArtifactError(
             message(

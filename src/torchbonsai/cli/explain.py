@@ -24,6 +24,8 @@ class Arguments:
     """Tell which channels of a model can be removed, which go together, and which cannot and why."""
 
     given: Annotated[ModelArguments, tyro.conf.arg(name="")]
+    prune_outputs: bool = False
+    """As if the outputs may lose channels too."""
     json: bool = False
     """Print JSON."""
 
@@ -31,7 +33,7 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Trace and print."""
     given = arguments.given.opened()
-    graph = trace(given.model, given.inputs)
+    graph = trace(given.model, given.inputs, prune_outputs=arguments.prune_outputs)
     if arguments.json:
         json.dump(as_json(given, graph), sys.stdout, indent=1)
         print()

@@ -53,6 +53,8 @@ class Arguments:
     """Modules or parameters that stay whole; names or patterns like 'layer4.*'."""
     only: tuple[str, ...] = ()
     """Modules whose channels may go; all others stay whole."""
+    prune_outputs: bool = False
+    """Let the outputs lose channels too, as for a backbone whose reader is not here."""
     out: str | None = None
     """Folder for the small network."""
     dry_run: bool = False
@@ -75,6 +77,7 @@ def run(arguments: Arguments) -> int:
         min_channels=arguments.min_channels,
         ignore=arguments.ignore,
         only=arguments.only or None,
+        prune_outputs=arguments.prune_outputs,
     )
     folder = None if arguments.dry_run else _saved(given, result, str(arguments.out))
     if arguments.json:
@@ -157,6 +160,7 @@ def as_json(given: GivenModel, result: PruneResult, folder: Path | None) -> dict
         "notes": list(result.notes),
         "cost": asdict(result.cost),
         "verification": asdict(result.verification),
+        "outputs": [{str(axis): k.tolist() for axis, k in axes.items()} for axes in result.plan.outputs],
         "folder": None if folder is None else str(folder),
     }
 

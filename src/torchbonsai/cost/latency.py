@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.cost.evaluate import call, device_of, eval_mode
+from torchbonsai.cost.runtime import check_one
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,7 @@ def measure_latency(
     The timer runs untimed passes first, sizes its blocks so that its own overhead does not show, and on a GPU waits
     for the device. Training flags are as before afterwards. Raises ConfigError for a list of several examples.
     """
-    if isinstance(example_inputs, list):
-        raise ConfigError(
-            message(
-                "latency is measured on one example: a Tensor, a tuple of positional or a dict of keyword inputs",
-                f"a list of {len(example_inputs)}",
-                "the list of examples that was given to tb.trace",
-                "pass one of them, or a tuple",
-            )
-        )
+    check_one(example_inputs)
     threads = threads or torch.get_num_threads()
     timer = Timer("run()", globals={"run": lambda: call(model, example_inputs)}, num_threads=threads)
     with eval_mode(model), torch.inference_mode():

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
-from scipy.sparse import csr_matrix
 
-from torchbonsai.graph.channel_graph import FROZEN, Bools, ChannelGraph, Ints
-
-Extents = npt.NDArray[np.int64]
-"""(number of distinct extents,) how many positions of each are kept."""
+from torchbonsai.cost.extents import DistinctExtents
+from torchbonsai.graph.channel_graph import Bools, ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class CostModel:
 
     def __init__(self, graph: ChannelGraph) -> None:
         self.graph = graph
-        self._extents = _Extents(graph.n_atoms)
+        self._extents = DistinctExtents(graph.n_atoms)
         self._products = [(p.constant, [self._extents.number(e) for e in p.extents]) for p in graph.products]
         self._params = {name: self._factors(name) for name in _distinct_parameters(graph)}
         self._counts, self._fixed = self._extents.compiled()
@@ -76,34 +72,6 @@ class CostModel:
 def cost_of(graph: ChannelGraph, kept: Bools) -> Cost:
     """The cost of one selection; for many selections of one graph make a `CostModel` once."""
     return CostModel(graph).of(kept)
-
-
-class _Extents:
-    """Distinct extents, numbered as they come."""
-
-    def __init__(self, n_atoms: int) -> None:
-        self.n_atoms = n_atoms
-        self.numbers: dict[bytes, int] = {}
-        self.arrays: list[Ints] = []
-
-    def number(self, atoms: Ints) -> int:
-        atoms = np.ascontiguousarray(atoms, dtype=np.int64)
-        key = atoms.tobytes()
-        if key not in self.numbers:
-            self.numbers[key] = len(self.arrays)
-            self.arrays.append(atoms)
-        return self.numbers[key]
-
-    def compiled(self) -> tuple[csr_matrix, Extents]:
-        """(extents x atoms) how often each extent holds each atom, and (extents,) its positions that always stay."""
-        rows = np.repeat(np.arange(len(self.arrays)), [len(a) for a in self.arrays])
-        atoms = np.concatenate(self.arrays) if self.arrays else np.zeros(0, dtype=np.int64)
-        free = atoms != FROZEN
-        counts = csr_matrix(
-            (np.ones(int(free.sum()), dtype=np.int64), (rows[free], atoms[free])),
-            shape=(len(self.arrays), self.n_atoms),
-        )
-        return counts, np.bincount(rows[~free], minlength=len(self.arrays)).astype(np.int64)
 
 
 def _distinct_parameters(graph: ChannelGraph) -> list[str]:

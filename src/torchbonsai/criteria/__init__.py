@@ -6,6 +6,8 @@ from torchbonsai.criteria.base import Criterion, PruningWarning, ScoringContext
 from torchbonsai.criteria.bn_scale import BatchNormScale
 from torchbonsai.criteria.geometric_median import GeometricMedian
 from torchbonsai.criteria.hessian_diagonal import HessianDiagonal
+from torchbonsai.criteria.linear_filter_ensembles import LinearFilterEnsembles
+from torchbonsai.criteria.linear_fit import LinearFit
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.criteria.random import Random
 from torchbonsai.criteria.snip import SNIP
@@ -20,6 +22,8 @@ __all__ = [
     "Criterion",
     "GeometricMedian",
     "HessianDiagonal",
+    "LinearFilterEnsembles",
+    "LinearFit",
     "Magnitude",
     "PruningWarning",
     "Random",

@@ -62,6 +62,7 @@ class ScoringContext:
     batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
     device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
     against batch[1]. example_inputs: as `tb.prune` got them. notes: what the criterion wants the reader to know.
+    details: what it found out beside the scores, by name; `PruneResult.details` holds them.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ScoringContext:
         self.model = model
         self.example_inputs = example_inputs
         self.notes: list[str] = []
+        self.details: dict[str, Any] = {}
         self._given = batches
         self._loss = loss
 
@@ -136,8 +138,11 @@ class ScoringContext:
         """`criterion`'s scores in the graph's order, checked.
 
         Raises DataError for NaN or infinity in a parameter (or NaN in a buffer), or for missing batches; PruningError
-        where a group has no score, or not one finite number an atom.
+        for a model on the meta device where weights are needed, and where a group has no score or not one finite number
+        an atom.
         """
+        if criterion.needs and any(tensor.is_meta for tensor in self._tensors.values()):
+            raise _without_values(criterion)
         for name, tensor in self._tensors.items():
             check_finite(name, tensor, infinity_too=name in self.graph.parameters)
         if criterion.needs & NEEDS_DATA:
@@ -177,6 +182,17 @@ def _misfit(criterion: Criterion, must: str, got: str) -> PruningError:
     cause = "a criterion that looks at modules instead of bindings, or divides by zero"
     way_out = "try it with tb.testing.check_criterion"
     return PruningError(message(f"{type(criterion).__name__}: {must}", got, cause, way_out))
+
+
+def _without_values(criterion: Criterion) -> PruningError:
+    return PruningError(
+        message(
+            f"{type(criterion).__name__} needs the values of the weights",
+            "a model on the meta device, which has shapes only",
+            "the model was built under torch.device('meta') to save memory",
+            "pass criterion=tb.criteria.Random() where only the widths matter, or load the weights first",
+        )
+    )
 
 
 def _no_targets(batch: Any) -> DataError:

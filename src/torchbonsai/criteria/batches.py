@@ -63,7 +63,7 @@ def length_of(batch: Any) -> int:
 
 def check_finite(name: str, tensor: Tensor, *, infinity_too: bool) -> None:
     """Raises DataError, naming `name`, for NaN (and infinity) in a floating tensor."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return
     if bool(tensor.sum().isfinite()):  # one pass and no copy; whatever is not finite makes the sum so too
         return

@@ -20,6 +20,7 @@ from torchbonsai.graph.channel_graph import (
     Source,
 )
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.outputs import outputs_of
 
 Axis = tuple[str, int]
 
@@ -53,6 +54,7 @@ def build(evidence: Evidence) -> ChannelGraph:
         unreached=tuple(n for n in evidence.shapes if n in evidence.parameters and n not in evidence.order),
         pointers=_pointers(evidence, number),
         notes=evidence.notes,
+        outputs=outputs_of(evidence.logs[0], number, component),
         evidence=evidence,
     )
 

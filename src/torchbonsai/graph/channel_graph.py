@@ -21,6 +21,9 @@ Selection = Mapping[str, Bools]
 """Group name -> (n atoms,) bool, True = keep. A group that is not named stays whole."""
 
 Role = Literal["produces", "consumes", "follows"]
+Output = Mapping[tuple[int, ...], Ints]
+"""Of a tensor that the forward returns: axes -> atoms along them, FROZEN where a position always stays."""
+
 FROZEN = -1
 
 
@@ -125,7 +128,8 @@ class ChannelGraph:
     shapes: parameter and buffer name -> shape. axes: name -> axis -> (size,) global atom numbers, FROZEN where the
     position always stays; an axis that is wholly frozen is left out. parameters: the names in `shapes` that are
     parameters (tied names share one entry in `aliases`: name -> first name). pointers: buffer of positions -> the atoms
-    along the axis that it points into.
+    along the axis that it points into. outputs: of every tensor that the first eval pass returned; all empty unless
+    outputs may be narrowed.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -139,6 +143,7 @@ class ChannelGraph:
     unreached: tuple[str, ...] = ()
     pointers: Mapping[str, Ints] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
     evidence: Any = field(default=None, repr=False)
     """What the trace saw, op by op (`graph.evidence.Evidence`): numbers only, kept for the proof."""
 

@@ -13,6 +13,9 @@ def explain(graph: ChannelGraph) -> str:
     if graph.frozen:
         lines.append(f"frozen: {sum(f.size for f in graph.frozen)} channels")
         lines += [_frozen(f) for f in graph.frozen]
+    narrow = [str(k) for k, output in enumerate(graph.outputs) if output]
+    if narrow:
+        lines.append("outputs that lose channels: number " + ", ".join(narrow))
     if graph.unreached:
         lines.append("no pass reached these parameters, they are kept whole: " + ", ".join(graph.unreached))
     lines += [f"note: {n}" for n in graph.notes]

@@ -305,7 +305,8 @@ class Prover(Tracer):
             traceback = traceback.tb_next
         frame = traceback.tb_frame if traceback else None
         source = find_source(self.names, record.name if record else "", frame)
-        reason = f"the small network's forward raises {type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        said = (str(error).splitlines() or [""])[0][:160]
+        reason = f"the small network's forward raises {type(error).__name__}: {said}"
         modules = _modules(self.names, frame)
         self.proof.failure = Failure(self.reference, index, reason, source, modules, self._seen(record))
 

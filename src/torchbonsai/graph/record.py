@@ -58,7 +58,7 @@ class Log:
     """One forward pass in one mode on one example, number `example`.
 
     doubled: on its batch repeated once. crop: on so many rows and columns of it. hollow: activations had sizes, but no
-    values (see graph/hollow.py). note: why it could not be run.
+    values (see graph/hollow.py). note: why it could not be run. returned: the fields of the tensors that came out.
     """
 
     training: bool
@@ -68,3 +68,4 @@ class Log:
     crop: int | None = None
     hollow: bool = False
     note: str | None = None
+    returned: tuple[Fields, ...] = ()

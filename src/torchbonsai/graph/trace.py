@@ -10,7 +10,7 @@ from torch import nn
 
 from torchbonsai.core.errors import TraceError, message
 from torchbonsai.graph.build import build
-from torchbonsai.graph.call import map_tensors, tensors_within
+from torchbonsai.graph.call import map_tensors
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import (
@@ -25,6 +25,7 @@ from torchbonsai.graph.forward import (
 )
 from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
+from torchbonsai.graph.outputs import Narrow, check, held, note_returned
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
@@ -33,24 +34,24 @@ _HEAVY_MACS = 12_000_000
 _CROPS = (64, 128)
 
 
-def observe(model: nn.Module, example_inputs: Any, hollow: bool = True) -> ChannelGraph:
+def observe(model: nn.Module, example_inputs: Any, hollow: bool = True, narrow: Narrow = False) -> ChannelGraph:
     """The channel graph as the passes show it; nothing has been proved against widths baked into Python.
 
     hollow: activations have sizes, but no values, as long as the forward does not look at them. What such passes show
-    holds once a real pass agreed with it; `Settler` sees to that.
+    holds once a real pass agreed with it; `Settler` sees to that. narrow: outputs that may lose channels.
     """
     if hollow:
         try:
-            return _observe(model, example_inputs, True)
+            return _observe(model, example_inputs, True, narrow)
         except Exception:  # noqa: BLE001 - the passes below run for real, and say what is wrong
             pass
-    return _observe(model, example_inputs, False)
+    return _observe(model, example_inputs, False, narrow)
 
 
-def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGraph:
+def _observe(model: nn.Module, example_inputs: Any, hollow: bool, narrow: Narrow) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
-    passes = _Passes(copy, hollow)
+    passes = _Passes(copy, hollow, narrow)
     with undisturbed(model):
         copy.eval()
         full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
@@ -79,8 +80,8 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool) -> ChannelGrap
 class _Passes:
     """Traced forwards of one copy over one label space."""
 
-    def __init__(self, copy: nn.Module, hollow: bool) -> None:
-        self.copy, self.hollow, self.space = copy, hollow, LabelSpace()
+    def __init__(self, copy: nn.Module, hollow: bool, narrow: Narrow) -> None:
+        self.copy, self.hollow, self.narrow, self.space = copy, hollow, narrow, LabelSpace()
         self.labels, self.aliases = label_tensors(copy, self.space)
         self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
         self.memory = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
@@ -95,7 +96,7 @@ class _Passes:
         tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
         tracer.memory, tracer.answered = self.memory, self.answered
-        log.note = run_traced(self.copy, example, tracer)
+        log.note = run_traced(self.copy, example, tracer, self.narrow)
         self.offset += len(log.records)
         return log
 
@@ -169,8 +170,11 @@ def shadow_tensor(tensor: torch.Tensor, name: str, labels: dict[int, Ints]) -> N
     tensor._bonsai = Shadow(fields, False, name)  # type: ignore[attr-defined]
 
 
-def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None:
-    """Run one forward under `tracer` and freeze what it returns; a note if train mode is not for this example."""
+def run_traced(model: nn.Module, example: Example, tracer: Tracer, narrow: Narrow = False) -> str | None:
+    """Run one forward under `tracer` and freeze what it returns, but for the outputs that `narrow` names.
+
+    Returns a note if train mode is not for this example.
+    """
     mode = "train" if tracer.log.training else "eval"
     try:
         out = forward(model, example, tracer)
@@ -183,7 +187,7 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
             if "more than 1 value per channel" in str(error) and not tracer.log.doubled:
                 tracer.log.records.clear()
                 tracer.log.doubled = True
-                return run_traced(model, doubled(example), tracer)
+                return run_traced(model, doubled(example), tracer, narrow)
             return f"the forward in train mode does not run on this example, and was not seen ({error})"
         raise TraceError(
             message(
@@ -193,12 +197,15 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer) -> str | None
                 "call model(example_inputs) by hand first",
             )
         ) from error
-    returned = tensors_within(out)
+    returned = note_returned(tracer.log, out)
     if not returned and not tracer.log.training:
         raise _returns_nothing(out)
-    for tensor in returned:
+    if not tracer.log.training:
+        check(out, narrow)
+    for tensor in held(out, narrow):
         for f in getattr(tensor, "_bonsai", Shadow()).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
+    for tensor in returned:
         for labels in getattr(tensor, "_bonsai", Shadow()).places:
             tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))
     return None

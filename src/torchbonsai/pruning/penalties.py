@@ -196,7 +196,9 @@ class _Slices:
         some = next(iter(tensors.values()))
         total = torch.zeros(self.n_atoms, dtype=torch.promote_types(some.dtype, torch.float32), device=some.device)
         for (name, axis), (positions, atoms) in self.places.items():
-            rows = tensors[name].to(total.dtype).square().movedim(axis, 0).flatten(1).sum(1)
+            squares = tensors[name].to(total.dtype).square()
+            others = [a for a in range(squares.ndim) if a != axis]
+            rows = squares.sum(others) if others else squares
             total = total.index_add(0, atoms.on(total), rows[positions.on(total)])
         return total
 

@@ -16,6 +16,7 @@ from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringCont
 from torchbonsai.criteria.magnitude import Magnitude
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
 from torchbonsai.graph.forward import alias_copy, collector_at_rest, permanent, unwrap
+from torchbonsai.graph.outputs import Narrow
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.pruning.zeros import select_zeros
@@ -40,7 +41,10 @@ class Costs:
 
 @dataclass(frozen=True, eq=False)
 class PruneResult:
-    """model: the small network, of the user's own class. scores: higher = keep, before normalising."""
+    """model: the small network, of the user's own class. scores: higher = keep, before normalising.
+
+    details: what the criterion found out beside the scores, by name (standard errors, say); see its documentation.
+    """
 
     model: nn.Module
     plan: PruningPlan
@@ -50,15 +54,16 @@ class PruneResult:
     graph: ChannelGraph
     selection: Selection
     notes: tuple[str, ...] = field(default=())
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
+def trace(model: nn.Module, example_inputs: Any, *, prune_outputs: Narrow = False) -> ChannelGraph:
     """Find the channel groups of `model`, and what is frozen, by which op at which line.
 
     One forward pass in eval mode and one in train mode on a copy, then a trial cut of half of every group, so that
     widths baked into Python show. example_inputs: a Tensor, a tuple of positional or a dict of keyword inputs, or a
-    list of these (several examples, traces joined). The model, its buffers, flags and the random state stay as found.
-    Raises TraceError where the forward does not run.
+    list of these (several examples, traces joined). prune_outputs: outputs that may lose channels, as for `prune`. The
+    model, its buffers, flags and the random state stay as found. Raises TraceError where the forward does not run.
 
     >>> import torch, torchbonsai as tb
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
@@ -70,8 +75,10 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     """
     model = permanent(unwrap(model))
     with collector_at_rest():
-        graph = observe(model, example_inputs)
-        settler = Settler(model, example_inputs, graph, lambda: observe(model, example_inputs, hollow=False))
+        graph = observe(model, example_inputs, narrow=prune_outputs)
+        settler = Settler(
+            model, example_inputs, graph, lambda: observe(model, example_inputs, hollow=False, narrow=prune_outputs)
+        )
         return _probe(settler, graph)
 
 
@@ -106,12 +113,15 @@ def prune(
     batches: Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
     verify: bool = True,
+    prune_outputs: Narrow = False,
 ) -> PruneResult:
     """Remove channels until `budget` is met, and check that the small network equals the masked large one.
 
     criterion: default `Magnitude(p=2)`. scope: "global" ranks all channels together, "uniform" takes the same share of
     every group, "knapsack" ranks by score per cost. batches, loss: for criteria that need data. verify=False skips the
-    numbers, never the proof of the routing. The given model is never touched.
+    numbers, never the proof of the routing. prune_outputs: for backbones; True, or names or positions of outputs that
+    may lose channels, which are then compared on the channels that stay (`plan.outputs`). The given model is never
+    touched.
 
     Raises TraceError, ConfigError, BudgetError, DataError, PlanError or VerificationError, each with its way out.
 
@@ -128,7 +138,7 @@ def prune(
     with collector_at_rest():
 
         def observed(hollow: bool) -> ChannelGraph:
-            return restrict(observe(model, example_inputs, hollow), model, ignore, only)
+            return restrict(observe(model, example_inputs, hollow, prune_outputs), model, ignore, only)
 
         graph = observed(hollow=True)
         settler = Settler(model, example_inputs, graph, lambda: observed(hollow=False))
@@ -158,7 +168,7 @@ def prune(
                 if (budget.zeros or budget.outliers is not None) and kept.all():
                     what = "zero" if budget.zeros else "an outlier"
                     context.notes.append(f"no channel is {what}: nothing was removed")
-                return _result(settled, given, model, example_inputs, kept, scores, selection, context.notes, verify)
+                return _result(settled, given, model, example_inputs, kept, scores, selection, context, verify)
             graph = settled.graph
     raise _endless()
 
@@ -171,7 +181,7 @@ def _result(
     kept: Bools,
     scores: Scores,
     selection: Selection,
-    notes: list[str],
+    context: ScoringContext,
     compare: bool,
 ) -> PruneResult:
     graph, plan, small = settled.graph, settled.plan, settled.small
@@ -180,9 +190,9 @@ def _result(
     checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
     costs = CostModel(graph)
     remember(plan, given if given is model else model)
-    return PruneResult(
-        small, plan, Costs(costs.dense, costs.of(kept)), checked, scores, graph, selection, (*graph.notes, *notes)
-    )
+    notes = (*graph.notes, *context.notes)
+    cost = Costs(costs.dense, costs.of(kept))
+    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, context.details)
 
 
 def _endless() -> PlanError:

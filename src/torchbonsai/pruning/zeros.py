@@ -55,10 +55,12 @@ def _all_zero(graph: ChannelGraph, tensors: dict[str, torch.Tensor], role: Role,
 
 
 def _read_by_weights_only(graph: ChannelGraph) -> Bools:
-    """(n_atoms,) is every contraction that reads the atom one with a plain weight, and no statistic taken of it?"""
+    """(n_atoms,) do contractions with a plain weight alone read the atom, no statistic, and nobody outside?"""
     only = np.ones(graph.n_atoms, dtype=bool)
     for gate in gate_sites(graph).activations:
         only[gate.atoms[gate.atoms != FROZEN]] = False
+    for atoms in (a for output in graph.outputs for a in output.values()):
+        only[atoms[atoms != FROZEN]] = False
     for g in graph.groups:
         if g.inexact:
             only[g.offset : g.offset + g.size] = False

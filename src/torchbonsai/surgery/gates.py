@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.call import flat_tensors
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints, Output
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy
 from torchbonsai.graph.labels import LabelSpace, Solution
+from torchbonsai.graph.outputs import note_returned, outputs_of
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.trace import forward, module_names, named_tensors, shadow_tensor
 from torchbonsai.graph.tracer import Tracer
@@ -42,18 +43,23 @@ class ActivationGate:
 class GateSites:
     """Where the gates of one forward pass sit.
 
-    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own.
+    weights: parameter -> (axis, atoms). activations: for contractions without a plain weight of their own. outputs: the
+    atoms of what the pass returns, of which only the kept ones are compared.
     """
 
     weights: dict[str, tuple[int, Ints]]
     activations: list[ActivationGate]
+    outputs: tuple[Output, ...] = ()
 
 
 def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution | None = None) -> GateSites:
     """The gates of the pass that `log` describes; default: the first eval pass of the trace.
 
-    solution: of the labels in `log`, where it is not one of the trace's own passes.
+    solution: of the labels in `log`, where it is not one of the trace's own passes. A graph written by hand, which no
+    trace stands behind, has its gates at the weights that its bindings call consumers.
     """
+    if graph.evidence is None:
+        return _of_bindings(graph)
     evidence: Evidence = graph.evidence
     log, solution = log or evidence.logs[0], solution or evidence.solution
     number = np.full(solution.why.size, FROZEN, dtype=np.int64)
@@ -73,14 +79,29 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
                 weights[c.weight] = (c.weight_axis, held)
             else:
                 activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
-    return GateSites(weights, activations)
+    return GateSites(weights, activations, outputs_of(log, number, solution.component))
 
 
-def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> GateSites:
+def _of_bindings(graph: ChannelGraph) -> GateSites:
+    bound = {b.name: b.axis for g in graph.groups for b in g.bound("consumes")}
+    return GateSites({name: (axis, graph.axes[name][axis]) for name, axis in bound.items()}, [])
+
+
+def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool = False) -> GateSites:
     """The gates of `model`'s eval forward on `example`, found by tracing that very pass.
 
-    A copy in another dtype may take other kernels and so run other ops than the traced one.
+    A copy in another dtype may take other kernels and so run other ops than the traced one. hollow: go without values
+    where the forward does not look at them.
     """
+    if hollow:
+        try:
+            return _sites_of_pass(graph, model, example, True)
+        except Exception:  # noqa: BLE001 - the pass below runs for real, and says what is wrong
+            pass
+    return _sites_of_pass(graph, model, example, False)
+
+
+def _sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool) -> GateSites:
     evidence: Evidence = graph.evidence
     known = evidence.space
     space = LabelSpace(known.count, list(known.starts), list(known.owners), list(known.edges), list(known.frozen))
@@ -88,8 +109,8 @@ def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example) -> Ga
     for name, tensor in named_tensors(copy):
         if name in evidence.labels:
             shadow_tensor(tensor, name, dict(evidence.labels[name]))
-    tracer = Tracer(space, Log(False), module_names(copy), evidence.parameters)
-    forward(copy, example, tracer)
+    tracer = Tracer(space, Log(False, hollow=hollow), module_names(copy), evidence.parameters)
+    note_returned(tracer.log, forward(copy, example, tracer))
     return gate_sites(graph, tracer.log, space.solve())
 
 
@@ -99,10 +120,13 @@ def _plain_weights(log: Log) -> set[str]:
     for record in log.records:
         if record.kind == "layout":
             continue
-        gated = {c.weight: c.weight_axis for c in record.consumed if c.weight is not None}
+        gated: dict[str, set[int]] = defaultdict(set)
+        for c in record.consumed:
+            if c.weight is not None:
+                gated[c.weight].add(c.weight_axis)
         for shadow in record.inputs:
             if shadow.leaf is not None:
-                used[shadow.leaf].add(gated.get(shadow.leaf, -1))
+                used[shadow.leaf] |= gated.get(shadow.leaf, {-1})
     return {name for name, axes in used.items() if len(axes) == 1 and -1 not in axes}
 
 

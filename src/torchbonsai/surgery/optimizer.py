@@ -46,7 +46,7 @@ def transfer(
     groups: list[dict[str, Any]] = []
     pairs: list[tuple[nn.Parameter, nn.Parameter, str]] = []
     for group in optimizer.param_groups:
-        matched = [(p, targets[_name(p, names)], _name(p, names)) for p in group["params"]]
+        matched = [(p, targets[name_of(p, names)], name_of(p, names)) for p in group["params"]]
         pairs += matched
         groups.append(
             {**{k: copy.deepcopy(v) for k, v in group.items() if k != "params"}, "params": [t for _, t, _ in matched]}
@@ -58,7 +58,8 @@ def transfer(
     return fresh
 
 
-def _name(p: nn.Parameter, names: dict[int, str]) -> str:
+def name_of(p: nn.Parameter, names: dict[int, str]) -> str:
+    """The parameter's name. names: by id. Raises PlanError for one that the module does not hold."""
     if id(p) not in names:
         raise PlanError(
             message(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact
+from torchbonsai.graph.outputs import kept_positions
 
 Kept = Mapping[str, Mapping[int, torch.Tensor]]
 """Tensor name -> axis -> (kept,) int64 positions, ascending, on the CPU; narrowed axes only."""
@@ -33,6 +35,7 @@ class PruningPlan:
 
     inexact: why removed channels change a number that the masked reference keeps; empty for an exact plan.
     moved: buffer of positions -> (old positions along its axis that stay), by which its values are renumbered.
+    outputs: of each tensor that the eval forward returns, in order, axis -> positions that stay; empty if all do.
     """
 
     kept: dict[str, dict[int, torch.Tensor]]
@@ -40,6 +43,7 @@ class PruningPlan:
     edits: tuple[AttributeEdit, ...] = ()
     inexact: tuple[Inexact, ...] = ()
     moved: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    outputs: tuple[Mapping[int, torch.Tensor], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON data: version, kept positions, shapes, edits and reasons."""
@@ -50,6 +54,7 @@ class PruningPlan:
             "edits": [{"module": e.module, "attribute": e.attribute, "old": e.old, "new": e.new} for e in self.edits],
             "inexact": [i.reason for i in self.inexact],
             "moved": {n: k.tolist() for n, k in self.moved.items()},
+            "outputs": [{str(a): k.tolist() for a, k in axes.items()} for axes in self.outputs],
         }
 
     @staticmethod
@@ -58,16 +63,14 @@ class PruningPlan:
         try:
             if data["version"] != 1:
                 raise ValueError(f"version {data['version']}")
-            kept = {
-                n: {int(a): torch.tensor(k, dtype=torch.int64) for a, k in axes.items()}
-                for n, axes in data["kept"].items()
-            }
+            kept = {n: _positions(axes) for n, axes in data["kept"].items()}
             edits = tuple(
                 AttributeEdit(e["module"], e["attribute"], _tuples(e["old"]), _tuples(e["new"])) for e in data["edits"]
             )
             shapes = {n: tuple(s) for n, s in data["shapes"].items()}
             moved = {n: torch.tensor(k, dtype=torch.int64) for n, k in data["moved"].items()}
-            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]), moved)
+            outputs = tuple(_positions(axes) for axes in data.get("outputs", ()))
+            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]), moved, outputs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 message(
@@ -103,6 +106,10 @@ class PruningPlan:
         return {int(old): new for new, old in enumerate(self.kept[name][axis])}
 
 
+def _positions(axes: Mapping[str, list[int]]) -> dict[int, torch.Tensor]:
+    return {int(a): torch.tensor(k, dtype=torch.int64) for a, k in axes.items()}
+
+
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples that module attributes hold."""
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
@@ -127,7 +134,11 @@ def make_plan(graph: ChannelGraph, kept: Bools, model: nn.Module) -> PruningPlan
         for name, atoms in graph.pointers.items()
         if not with_frozen[atoms].all()
     }
-    return PruningPlan(tensors, shapes, standard_edits(model, tensors, shapes), tuple(reasons), moved)
+    outputs = tuple(
+        {a: torch.from_numpy(p) for a, p in kept_positions(output, kept).items()} for output in graph.outputs
+    )
+    edits = standard_edits(model, tensors, shapes)
+    return PruningPlan(tensors, shapes, edits, tuple(reasons), moved, outputs if any(outputs) else ())
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
@@ -135,11 +146,8 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     kept = {n: dict(axes) for n, axes in first.kept.items()}
     shapes = dict(first.shapes)
     for name, axes in second.kept.items():
-        mine = kept.setdefault(name, {})
-        dense = list(first.shapes.get(name, second.shapes[name]))
-        for axis, positions in axes.items():
-            mine[axis] = mine[axis][positions] if axis in mine else positions
-        shapes[name] = tuple(dense)
+        kept[name] = _indexed(kept.get(name, {}), axes)
+        shapes[name] = first.shapes.get(name, second.shapes[name])
     edits = {(e.module, e.attribute): e for e in first.edits}
     for e in second.edits:
         before = edits.get((e.module, e.attribute))
@@ -148,4 +156,10 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     moved = dict(first.moved)
     for name, stays in second.moved.items():
         moved[name] = moved[name][stays] if name in moved else stays
-    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved)
+    outputs = tuple(_indexed(a or {}, b or {}) for a, b in zip_longest(first.outputs, second.outputs))
+    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved, outputs)
+
+
+def _indexed(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Positions that stay after both: `second` counts what `first` left."""
+    return dict(first) | {a: first[a][positions] if a in first else positions for a, positions in second.items()}

@@ -6,9 +6,9 @@ graph, and the selection has to be made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice, permutations
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,17 @@ from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, 
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
-from torchbonsai.graph.prove import Failure, prove, raw_keep
+from torchbonsai.graph.prove import Failure, Proof, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
+from torchbonsai.surgery.repair import Repairs
 
 Equal = tuple[Ints, Ints]
+Place = tuple[bool, int]
+"""(training, op number) of an op that failed."""
 _MOST_REPAIRS = 64
 _WINDOWS = (0, 8, 32, 128, None)
 """How many ops before a failing one are looked at for the groups to freeze, step by step."""
@@ -58,12 +61,16 @@ class Settler:
     base: ChannelGraph
     retrace: Callable[[], ChannelGraph] | None = None
     real: set[bool] = field(default_factory=set)
-    tried: dict[tuple[bool, int], int] = field(default_factory=dict)
-    froze: dict[tuple[bool, int], int] = field(default_factory=dict)
-    equal: dict[tuple[bool, int], list[Equal]] = field(default_factory=dict)
+    tried: dict[Place, int] = field(default_factory=dict)
+    froze: dict[Place, int] = field(default_factory=dict)
+    equal: dict[Place, list[Equal]] = field(default_factory=dict)
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
     follows: bool = True
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    repairs: Repairs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.repairs = Repairs(self.model, self.example_inputs)
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
@@ -76,12 +83,15 @@ class Settler:
             if proof.failure is None:
                 return Settled(graph, _with_inexact(followed, proof.inexact), small)
             self.follows = False
+        plan = replace(plan, edits=_merge(plan.edits, self.repairs.again(raw_keep(graph, kept))))
         small = apply(plan, self.model)
         proof = prove(graph, kept, small, self.example_inputs)
         for _ in range(_MOST_REPAIRS):
             if proof.failure is None:
                 return Settled(graph, _with_inexact(plan, proof.inexact), small)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
+            if repaired is None and self.repairs.forget(proof.failure.modules):
+                return self.settle(graph, kept)
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
@@ -90,19 +100,30 @@ class Settler:
     # ------------------------------------------------------------------ repair by guess
     def _repair(
         self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
-    ) -> tuple[PruningPlan, nn.Module, Any] | None:
-        """The first edit of ints on a running module that carries the proof further."""
-        for edits in _with_siblings(small, guesses(small, failure, raw_keep(graph, kept))):
-            better = replace(plan, edits=_merge(plan.edits, edits))
-            candidate = alias_copy(small)  # the tensors are right already, only attributes differ
-            for edit in edits:
-                set_attribute(candidate, edit)
-            proof = prove(graph, kept, candidate, self.example_inputs)
-            if proof.failure is None or _further(proof.failure, failure, graph.evidence):
-                for edit in edits:
-                    set_attribute(small, edit)
-                return better, small, proof
+    ) -> tuple[PruningPlan, nn.Module, Proof] | None:
+        """The first edit of ints on a running module that carries the proof further, there and at its siblings."""
+        keep = raw_keep(graph, kept)
+        for repair, edits in self.repairs.guesses(small, failure, keep):
+            candidate, proof = self._edited(graph, kept, small, edits)
+            if proof.failure is not None and not _further(proof.failure, failure, graph.evidence):
+                continue
+            self.repairs.known.append(repair)
+            if proof.failure is not None:
+                others, more = self.repairs.siblings(repair, candidate, keep)
+                wider, second = self._edited(graph, kept, candidate, more) if more else (candidate, proof)
+                if more and (second.failure is None or _further(second.failure, proof.failure, graph.evidence)):
+                    self.repairs.known += others
+                    candidate, proof, edits = wider, second, (*edits, *more)
+            return replace(plan, edits=_merge(plan.edits, edits)), candidate, proof
         return None
+
+    def _edited(
+        self, graph: ChannelGraph, kept: Bools, small: nn.Module, edits: tuple[AttributeEdit, ...]
+    ) -> tuple[nn.Module, Proof]:
+        candidate = alias_copy(small)  # the tensors are right already, only attributes differ
+        for edit in edits:
+            set_attribute(candidate, edit)
+        return candidate, prove(graph, kept, candidate, self.example_inputs)
 
     def _real(self, graph: ChannelGraph, log: Log) -> bool:
         """Does the large network, run for real, agree with what its hollow pass showed?"""
@@ -116,6 +137,7 @@ class Settler:
     def _start_again(self) -> ChannelGraph:
         """What was learnt against hollow passes is forgotten."""
         self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
+        self.repairs = Repairs(self.model, self.example_inputs)
         self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
         return self.base
 
@@ -127,11 +149,13 @@ class Settler:
         options = list(hypotheses(failure.log, failure.index, solution))
         first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
         for step in range(self.tried.get(site, first - 1) + 1, len(options)):
-            self.tried[site] = self.helped[_line(failure)] = step
-            self.equal[site] = options[step]
-            self._extend(failure, step, len(options))
-            candidate = build(self._amended())
+            self.tried[site] = step
+            assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
+            candidate = build(self._amended({**self.equal, **assumed}))
             if not _collapsed(candidate, failure.seen):
+                self.equal |= assumed
+                self.tried |= dict.fromkeys(assumed, step)
+                self.helped[_line(failure)] = step
                 return candidate
         if not self._real(graph, failure.log):
             return self._start_again()
@@ -141,15 +165,16 @@ class Settler:
         self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         return build(self._amended())
 
-    def _extend(self, failure: Failure, step: int, count: int) -> None:
-        """Assume the same of the same op on the same shapes elsewhere: the other blocks of the network."""
+    def _elsewhere(self, failure: Failure, step: int, count: int) -> dict[Place, list[Equal]]:
+        """The same assumption for the same op on the same shapes elsewhere: the other blocks of the network."""
+        found: dict[Place, list[Equal]] = {}
         for index in alike(failure.log, failure.index):
             site = (failure.log.training, index)
             if site not in self.tried:
                 options = list(hypotheses(failure.log, index, self.base.evidence.solution))
                 if len(options) == count:
-                    self.tried[site] = step
-                    self.equal[site] = options[step]
+                    found[site] = options[step]
+        return found
 
     def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
         """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
@@ -178,8 +203,10 @@ class Settler:
         reason = f"the width is baked into the code: {failure.reason}"
         self.frozen += [(labels, reason, failure.source) for labels in groups]
 
-    def _amended(self) -> Evidence:
-        return self.base.evidence.amended([e for es in self.equal.values() for e in es], self.frozen)
+    def _amended(self, equal: Mapping[Place, list[Equal]] | None = None) -> Evidence:
+        """The base evidence with what is assumed (default: what was found to help) and frozen so far."""
+        chosen = self.equal if equal is None else equal
+        return self.base.evidence.amended([e for es in chosen.values() for e in es], self.frozen)
 
 
 def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:
@@ -228,114 +255,6 @@ def _further(now: Failure, before: Failure, evidence: Evidence) -> bool:
     """Did the proof get past the op at which it failed?"""
     order = {id(log): k for k, log in enumerate(evidence.proofs)}
     return (order[id(now.log)], now.index) > (order[id(before.log)], before.index)
-
-
-# ---------------------------------------------------------------------- guessing attributes
-def guesses(small: nn.Module, failure: Failure, keep: Bools) -> Iterator[tuple[AttributeEdit, ...]]:
-    """Edits of ints, or of lists of ints, on the modules whose forwards were running, innermost first."""
-    changes = size_changes(failure, keep)
-    if not changes:
-        return
-    for path in failure.modules:
-        module = small.get_submodule(path)
-        yield from _on_module(path, module, changes)
-
-
-def _with_siblings(small: nn.Module, edits: Iterator[tuple[AttributeEdit, ...]]) -> Iterator[tuple[AttributeEdit, ...]]:
-    """Each guess for all modules of the same class with the same values first, then for the one that failed."""
-    for guess in edits:
-        kind = type(small.get_submodule(guess[0].module))
-        values = {e.attribute: e.old for e in guess}
-        siblings = [
-            path
-            for path, module in small.named_modules()
-            if type(module) is kind and all(_plain(vars(module).get(k)) == v for k, v in values.items())
-        ]
-        if len(siblings) > 1 and len({e.module for e in guess}) == 1:
-            yield tuple(replace(e, module=path) for path in siblings for e in guess)
-        yield guess
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def size_changes(failure: Failure, keep: Bools) -> dict[int, list[int]]:
-    """Old size -> the sizes that it must become at the failing op, in the order in which they occur."""
-    changes: dict[int, list[int]] = {}
-
-    def note(old: int, new: int) -> None:
-        if old != new and new not in changes.setdefault(old, []):
-            changes[old].append(new)
-
-    record = failure.record
-    if record is None:
-        return changes
-    for labels in record.fresh:
-        note(labels.size, int(keep[labels].sum()))
-    fields = [f for out in record.outputs for f in out] + [f for s in record.inputs for f in s.fields]
-    for f in fields:
-        stays = keep[f.labels]
-        if stays.ndim == 1:
-            note(stays.size, int(stays.sum()))
-            _note_starts(f.labels, keep, record.inputs, note)
-            continue
-        for axis in range(stays.ndim):
-            others = tuple(k for k in range(stays.ndim) if k != axis)
-            note(stays.shape[axis], int(stays.any(axis=others).sum()))
-            counts = stays.sum(axis=axis).ravel()
-            if (counts == counts[0]).all():
-                note(stays.shape[axis], int(counts[0]))
-    return {old: new for old, new in changes.items() if new}
-
-
-def _note_starts(labels: Ints, keep: Bools, inputs: Any, note: Any) -> None:
-    """A slice's start and stop: how many positions stay before them."""
-    for shadow in inputs:
-        for f in shadow.fields:
-            if f.labels.ndim != 1 or f.labels.size <= labels.size:
-                continue
-            at = np.flatnonzero(f.labels == labels[0])
-            if at.size:
-                stays = np.cumsum(keep[f.labels])
-                for place in (int(at[0]), int(at[0]) + labels.size):
-                    if 0 < place < f.labels.size:
-                        note(place, int(stays[place - 1]))
-
-
-def _on_module(path: str, module: nn.Module, changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
-    ints = {k: v for k, v in vars(module).items() if isinstance(v, int) and not isinstance(v, bool) and v in changes}
-    lists = {
-        k: v
-        for k, v in vars(module).items()
-        if isinstance(v, list | tuple) and v and all(isinstance(x, int) for x in v) and set(v) & set(changes)
-    }
-    for name, sizes in lists.items():
-        for rewritten in _rewritten(sizes, changes):
-            yield (AttributeEdit(path, name, tuple(sizes), rewritten),)
-    yield from _assignments(path, ints, changes)
-    for name, value in ints.items():
-        for new in changes[value]:
-            yield (AttributeEdit(path, name, value, new),)
-
-
-def _assignments(path: str, ints: dict[str, int], changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
-    """All matching attributes at once: one new size for all of a value, or its new sizes in every order."""
-    if len(ints) < 2:
-        return
-    yield tuple(AttributeEdit(path, k, v, changes[v][0]) for k, v in ints.items())
-    for old, new in changes.items():
-        names = [k for k, v in ints.items() if v == old]
-        if 2 <= len(names) <= 4 and len(new) >= 2:
-            for order in permutations(new, min(len(names), len(new))):
-                yield tuple(AttributeEdit(path, k, old, n) for k, n in zip(names, order, strict=False))
-
-
-def _rewritten(value: Any, changes: dict[int, list[int]]) -> Iterator[tuple[int, ...]]:
-    """A list of sizes with its members replaced: in order of occurrence, then all alike."""
-    queues = {old: list(new) for old, new in changes.items()}
-    yield tuple((queues[x].pop(0) if len(queues[x]) > 1 else queues[x][0]) if x in queues else x for x in value)
-    yield tuple(changes[x][0] if x in changes else x for x in value)
 
 
 # ---------------------------------------------------------------------- other hypotheses

@@ -111,9 +111,19 @@ def _convolution(func: Any, x: Tensor, w: Tensor, bias: Tensor | None, *rest: An
     return out if bias is None else out + bias.reshape(-1, *[1] * (w.dim() - 2))
 
 
+def _trilinear(func: Any, a: Tensor, b: Tensor, c: Tensor, *dims: Any) -> Tensor:
+    three = (a, b, c)
+    alive = func(*((~t.isnan()).to(t) for t in three), *dims)
+    return func(*(t.nan_to_num(0.0) for t in three), *dims).masked_fill(alive < 0.5, float("nan"))
+
+
 def _sum(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     alive = func((~x.isnan()).to(x), *args, **kwargs)
     return func(x.nan_to_num(0.0), *args, **kwargs).masked_fill(alive < 0.5, float("nan"))
+
+
+def _running_sum(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return func(x.nan_to_num(0.0), *args, **kwargs).masked_fill(x.isnan(), float("nan"))
 
 
 def _added(func: Any, extra: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -126,7 +136,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.bmm: lambda func, a, b: _product(func, a, b),
     aten.mv: lambda func, a, b: _product(func, a, b),
     aten.dot: lambda func, a, b: _product(func, a, b),
+    aten._trilinear: _trilinear,
     aten.addmm: _added,
     aten.baddbmm: _added,
     aten.sum: _sum,
+    aten.cumsum: _running_sum,
 }

@@ -12,8 +12,11 @@ from torch import nn
 
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.criteria.random import Random
+from torchbonsai.graph.call import tensors_within
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph
 from torchbonsai.graph.forward import as_examples
+from torchbonsai.graph.outputs import Narrow, narrowed
+from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.prune import trace
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import select
@@ -45,14 +48,18 @@ class Cut:
 
 
 def random_cuts(
-    model: nn.Module, example_inputs: Any, shares: Sequence[float] = SHARES, seeds: Sequence[int] = range(5)
+    model: nn.Module,
+    example_inputs: Any,
+    shares: Sequence[float] = SHARES,
+    seeds: Sequence[int] = range(5),
+    prune_outputs: Narrow = False,
 ) -> Iterator[Cut]:
     """Cuts that remove each share of the channels for each seed; even seeds globally, odd ones uniformly.
 
     One trace serves them all. The routing of each is proved; numbers are not compared.
     """
-    graph = trace(model, example_inputs)
-    settler = Settler(model, example_inputs, graph)
+    graph = trace(model, example_inputs, prune_outputs=prune_outputs)
+    settler = Settler(model, example_inputs, graph, lambda: observe(model, example_inputs, False, prune_outputs))
     for share in shares:
         for seed in seeds:
             cut = _cut(settler, graph, share, seed)
@@ -80,6 +87,7 @@ def check_surgery(
     seeds: Sequence[int] = range(5),
     tolerance: float = 1e-10,
     reference: Reference = "poison",
+    prune_outputs: Narrow = False,
 ) -> list[Cut]:
     """Hold random cuts of `model` to the promise: small == masked, by the gates and by a reference of another kind.
 
@@ -90,7 +98,7 @@ def check_surgery(
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = [m.training for m in model.modules()]
-    cuts = list(random_cuts(model, example_inputs, shares, seeds))
+    cuts = list(random_cuts(model, example_inputs, shares, seeds, prune_outputs))
     for cut in cuts:
         said = f"{cut.removed:.0%} removed, seed {cut.seed}"
         assert not cut.kept.all(), f"{said}: nothing was removed"
@@ -120,7 +128,7 @@ def reference_error(
             got = tiny(*args, **kwargs)
             with _REFERENCES[reference](dense, plan) as cut:
                 wanted = cut(*args, **kwargs)
-        worst = max(worst, relative_error(got, wanted))
+        worst = max(worst, relative_error(tensors_within(got), narrowed(tensors_within(wanted), plan.outputs)))
     return worst
 
 

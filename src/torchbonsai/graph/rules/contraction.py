@@ -98,6 +98,19 @@ def linear(call: Call) -> None:
     call.give(call.out, fields)
 
 
+@rule("aten::_trilinear", kind="contraction")
+def trilinear(call: Call) -> None:
+    """Three operands, each unsqueezed at its `expand` dims, multiplied and summed over `sumdim` (nn.Bilinear)."""
+    operands, expands, summed = call.args[:3], call.args[3:6], set(call.args[6])
+    dims = operands[0].dim() + len(expands[0])
+    kept = [d for d in range(dims) if d not in summed]
+    letter = {d: -1 - d if d in summed else kept.index(d) for d in range(dims)}
+    named = [tuple(letter[d] for d in range(dims) if d not in expand) for expand in expands]
+    weight = next((i for i, t in enumerate(operands) if call.shadow(t).leaf is not None), None)
+    contracted = tuple(letter[d] for d in sorted(summed))
+    call.give(call.out, einsum(call, list(zip(operands, named, strict=True)), contracted, call.out, weight))
+
+
 def _weight(call: Call, a: torch.Tensor, b: torch.Tensor) -> int | None:
     if call.shadow(b).leaf is not None:
         return 1

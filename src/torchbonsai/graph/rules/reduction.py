@@ -1,4 +1,4 @@
-"""Reductions over axes. A sum over channels is a contraction; a mean or a norm over channels is a statistic."""
+"""Reductions over axes, running ones too. A sum over channels is a contraction; a mean or a norm is a statistic."""
 
 from __future__ import annotations
 
@@ -47,6 +47,43 @@ def sum_(call: Call) -> None:
     """A sum over channels is a contraction with ones."""
     named = "dim" in call.name or "nansum" in call.name
     _finish(call, call.tensors[0], 1 if named else 99, None)
+
+
+def _running_axis(call: Call) -> int:
+    """The axis that a running reduction goes along; what is written into another tensor is not followed."""
+    return int(call.arg(1, "dim")) % max(call.tensors[0].dim(), 1)
+
+
+@rule("aten::cumsum", kind="reduction")
+def cumsum(call: Call) -> None:
+    """out[i] = x[0] + … + x[i]: along channels a contraction with a triangle of ones, position i by position i.
+
+    What is left of a removed channel in later ones has to go, so it is gated where it enters; labels pass.
+    """
+    x, axis = call.tensors[0], _running_axis(call)
+    if call.func._schema.is_mutable:
+        call.deny(f"{call.name} writes sums over the axis into a tensor")
+        return
+    for axes, labels in call.fields(x):
+        if axis in axes:
+            call.gate(x, axes, labels)
+    call.give(call.out, call.fields(x))
+
+
+@rule("aten::cumprod", "aten::cummax", "aten::cummin", "aten::logcumsumexp", kind="reduction")
+def running_statistic(call: Call) -> None:
+    """Along channels it changes when channels go; along other axes, channels pass."""
+    x, axis = call.tensors[0], _running_axis(call)
+    if call.func._schema.is_mutable:
+        call.deny(f"{call.name} writes into a tensor")
+        return
+    for axes, labels in call.fields(x):
+        if axis in axes:
+            call.inexact(labels, f"a running {call.name.split('.')[1]} over channels")
+    if "cumm" in call.name:
+        _locate(call, x, (axis,))
+    for out in call.outputs:
+        call.give(out, call.fields(x))
 
 
 _STATISTICS = "mean var std var_mean std_mean amax amin aminmax logsumexp norm linalg_vector_norm prod max min argmax \

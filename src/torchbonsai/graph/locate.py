@@ -1,0 +1,40 @@
+"""From which line, in which module, every op of a traced pass was called: looked up once something has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchbonsai.graph.channel_graph import Source
+from torchbonsai.graph.forward import alias_copy, as_examples, cropped, doubled, undisturbed
+from torchbonsai.graph.record import Log
+from torchbonsai.graph.trace import forward, module_names
+from torchbonsai.graph.tracer import find_source
+
+
+class _Locator(TorchDispatchMode):
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.sources: list[Source] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.sources.append(find_source(self.names, str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+def locate(model: nn.Module, example_inputs: Any, log: Log) -> list[Source]:
+    """The source of every op of `log`, in order; none where the forward now goes another way."""
+    copy = alias_copy(model).train(log.training)
+    example = cropped(as_examples(example_inputs)[log.example], log.crop)
+    locator = _Locator(module_names(copy))
+    with undisturbed(model):
+        try:
+            forward(copy, doubled(example) if log.doubled else example, locator)
+        except Exception:  # noqa: BLE001 - nothing depends on it but how soon a repair is found
+            return []
+    same = [s.op for s in locator.sources] == [r.name for r in log.records]
+    return locator.sources if same else []

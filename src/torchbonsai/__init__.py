@@ -24,6 +24,7 @@ from torchbonsai.graph.rules.user import rule
 from torchbonsai.pruning import penalties, schedules
 from torchbonsai.pruning.prune import PruneResult, prune, trace
 from torchbonsai.pruning.pruner import Pruner
+from torchbonsai.pruning.recalibrate import recalibrate
 from torchbonsai.selection.budget import Budget
 
 __version__ = "0.1.0"
@@ -61,6 +62,7 @@ __all__ = [
     "criteria",
     "penalties",
     "prune",
+    "recalibrate",
     "rule",
     "schedules",
     "trace",

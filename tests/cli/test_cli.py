@@ -25,10 +25,10 @@ def compare(out: Path, *more: str) -> int:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--budgets", "0"], "a budget is the MACs to keep"),
-        (["--budgets", "1.5"], "a budget is the MACs to keep"),
-        (["--budgets", "0.5x"], "a budget is the MACs to keep"),
-        (["--budgets", "nan"], "a budget is the MACs to keep"),
+        (["--budgets", "0"], "a budget is what to keep"),
+        (["--budgets", "1.5"], "a budget is what to keep"),
+        (["--budgets", "0.5x"], "a budget is what to keep"),
+        (["--budgets", "nan"], "a budget is what to keep"),
         (["--budgets", "4x", "25%"], "budgets must differ"),
         (["--starts", "undertrained"], "starts must be of"),
         (["--methods", "l3"], "a method is one of ours"),

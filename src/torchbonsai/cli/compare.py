@@ -18,7 +18,7 @@ from torchbonsai.report import console as tables
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Choice, Study, read_study
 from torchbonsai.study.comparison import compare_config
-from torchbonsai.study.config import CompareConfig, seeds
+from torchbonsai.study.config import FAIRNESS, CompareConfig, seeds
 from torchbonsai.study.findings import findings
 
 
@@ -51,7 +51,8 @@ def run(arguments: Arguments) -> int:
 
 def compared(config: CompareConfig, console: Console) -> Study:
     """Run the comparison with a live view, write the report, and return the study."""
-    with Live(config, console) as live:
+    columns = [(b, f) for f in FAIRNESS for b in config.fair(f)]
+    with Live(columns, console) as live:
         compare_config(config, on_event=live.on_event, on_record=live.on_record)
     study = read_study(config.out)
     write_page(study)
@@ -97,4 +98,6 @@ def as_json(study: Study) -> dict[str, object]:
             {"budget": f.budget, "fairness": f.fairness, "sentence": f.sentence} for f in findings(study.records)
         ],
         "choices": [vars(choice) for choice in study.about.choices],
+        "recipe": study.about.recipe,
+        "sentences": list(study.about.sentences),
     }

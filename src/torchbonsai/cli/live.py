@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -13,18 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from torchbonsai.report.words import percent
-from torchbonsai.study.config import CompareConfig
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.runner import Event
 
 
 class Live:
-    """A context manager whose two methods are the listeners of `compare`."""
+    """A context manager whose two methods are the listeners of `compare` and of recipes."""
 
-    def __init__(self, config: CompareConfig, console: Console) -> None:
-        """console: where to draw; lines instead of a table where it is no terminal."""
+    def __init__(self, columns: Iterable[tuple[str, str]], console: Console) -> None:
+        """columns: (budget, fairness), in order; others are added as they come. console: where to draw; lines instead
+        of a table where it is no terminal."""
         self._console = console
-        self._columns = [(b, f) for f in ("equal-epochs", "equal-compute") for b in config.fair(f)]
+        self._columns = list(columns)
         self._cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
         self._running: dict[str, str] = {}
         self._start = time.monotonic()
@@ -61,6 +62,8 @@ class Live:
         arm = record.arm
         columns = [(arm.budget, arm.fairness)] if arm.budget else [c for c in self._columns if c[1] == arm.fairness]
         for column in columns:
+            if column not in self._columns:
+                self._columns.append(column)
             row = self._cells.setdefault((arm.start_name, arm.name), {})
             row.setdefault(column, []).append(record.test_accuracy)
         if not self._console.is_terminal:

@@ -25,6 +25,7 @@ COMMANDS = {
     "explain": "which channels of a model can be removed, which go together, what is frozen and why",
     "prune": "any model, no data: the plan shown, verified, applied, saved",
     "export": "a saved network as ONNX or .pt2, which need no torchbonsai",
+    "recipe": "a paper's procedure on your own model and data, with its control arms",
     "measure": "networks side by side: MACs, parameters, bytes, peak memory, latency on several runtimes",
     "demo": "four verified cuts, then a small comparison, in a few minutes",
 }

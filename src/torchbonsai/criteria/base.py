@@ -40,9 +40,10 @@ class Criterion(Protocol):
 
     A criterion may also have `claims`, a frozenset of what `tb.testing.check_criterion` is to hold it to:
     "equivariant" (reordered channels, reordered scores; assumed where `claims` is missing) and "unread lowest" (a
-    channel that nobody reads scores lowest in its group). Where its cost does not follow from its needs (one forward
-    pass for activations, three for gradients), `passes` says how many forward passes a sample costs, `example_passes`
-    how many on the example inputs besides.
+    channel that nobody reads scores lowest in its group).
+    Where its cost does not follow from its needs (one forward pass for activations, three for gradients), `score` sets
+    `context.details["forward_passes"]`, how many forward passes a sample took, and `details["example_passes"]`, how
+    many were made on the example inputs besides.
     """
 
     @property

@@ -47,14 +47,10 @@ class HessianDiagonal:
         """The exact diagonal follows its channels; an estimate's noise does not."""
         return frozenset({"equivariant"}) if self.probes is None else frozenset()
 
-    @property
-    def passes(self) -> int | None:
-        """What a sample costs in forward passes: a gradient is 3, a product with H, which goes through it, 6 more."""
-        return None if self.probes is None else 3 + 6 * self.probes
-
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, of either sign. Raises PruningError where the loss has no gradient."""
         loss, probes = GatedLoss(context), self._probes(context.graph.n_atoms)
+        context.details["forward_passes"] = 3 + 6 * len(probes)  # a gradient, and products with H, which go through it
 
         def diagonal(batch: Any) -> Tensor:
             g = loss.gates()

@@ -62,17 +62,13 @@ class SynFlow:
             must = "rounds must be a positive int, and down_to a share between 0 and 1"
             raise ConfigError(message(must, got, "a typing error", "SynFlow(rounds=100, down_to=0.01)"))
 
-    @property
-    def example_passes(self) -> int:
-        """What scoring costs in forward passes on the example inputs: 3 a round."""
-        return 3 * (self.rounds + (self.rounds > 1))
-
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, ≥ 0; with several rounds in [0, 1 + 1/rounds].
 
         Raises PruningError where the flow is not positive or not finite, DataError without inputs to take a shape from.
         """
         flow = _Flow(context)
+        context.details["example_passes"] = 3 * (self.rounds + (self.rounds > 1))
         scores = flow.through(flow.open) if self.rounds == 1 else self._leaving(context.graph, flow)
         return by_group(context.graph, scores)
 

@@ -58,7 +58,7 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool, narrow: Narrow
         proofs = passes.smaller(examples[0], full[0]) if len(examples) == 1 else full
         copy.train()
         crop = proofs[0].crop
-        trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
+        trained = [passes.trained(example, number, crop) for number, example in enumerate(examples)]
     passes.keep_unread()
     seen = [log for log in trained if log.note is None]
     evidence = Evidence(
@@ -99,6 +99,21 @@ class _Passes:
         log.note = run_traced(self.copy, example, tracer, self.narrow)
         self.offset += len(log.records)
         return log
+
+    def trained(self, example: Example, number: int, crop: int | None) -> Log:
+        """A forward in train mode, of the crop where it runs on so little; one that broke off is no evidence."""
+        mark, order = self.space.mark(), dict(self.order)
+        try:
+            log = self.run(cropped(example, crop), Log(True, number, crop=crop))
+        except Exception:
+            if crop is None:
+                raise
+            log = Log(True, number, note="it did not run on the crop")
+        if log.note is not None:
+            self._forget(mark)
+            self.order.clear()
+            self.order.update(order)
+        return log if log.note is None or crop is None else self.trained(example, number, None)
 
     def keep_unread(self) -> None:
         """What no pass has read stays whole: nothing is known of what reads it."""

@@ -53,9 +53,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(ZOO))
 
 
+def takes(name: str, setting: str) -> bool:
+    """Whether the factory `name` has a parameter called `setting`; raises ConfigError for an unknown name."""
+    return setting in _parameters(find_builder(name))
+
+
 def takes_width(name: str) -> bool:
     """Whether the factory `name` has a parameter called `width`; raises ConfigError for an unknown name."""
-    return "width" in _parameters(find_builder(name))
+    return takes(name, "width")
 
 
 def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:

@@ -14,17 +14,18 @@ from torchbonsai.core.errors import PlanError, message
 from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
-from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
+from torchbonsai.graph.channel_graph import ChannelGraph, Selection
 from torchbonsai.graph.forward import alias_copy, collector_at_rest, permanent, unwrap
 from torchbonsai.graph.outputs import Narrow
 from torchbonsai.graph.trace import observe
 from torchbonsai.pruning.controls import Named, restrict
+from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import Scope, select
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
-from torchbonsai.surgery.settle import Settled, Settler
+from torchbonsai.surgery.settle import Settler
 from torchbonsai.surgery.verify import NOT_COMPARED, Verification
 from torchbonsai.surgery.verify import verify as compare_with_masked
 
@@ -44,6 +45,7 @@ class PruneResult:
     """model: the small network, of the user's own class. scores: higher = keep, before normalising.
 
     details: what the criterion found out beside the scores, by name (standard errors, say); see its documentation.
+    latency: as measured, where the budget says on what device.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class PruneResult:
     selection: Selection
     notes: tuple[str, ...] = field(default=())
     details: Mapping[str, Any] = field(default_factory=dict)
+    latency: Clocked | None = None
 
 
 def trace(model: nn.Module, example_inputs: Any, *, prune_outputs: Narrow = False) -> ChannelGraph:
@@ -147,9 +150,11 @@ def prune(
         if criterion.needs & NEEDS_DATA:
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
+        meters, context = Meters(model, example_inputs, budget), None
         for _ in range(_MOST_ROUNDS):
-            context = ScoringContext(graph, scored, known, loss, example_inputs)
-            scores = context.resolve(criterion)
+            if context is None or context.graph is not graph:
+                context = ScoringContext(graph, scored, known, loss, example_inputs)
+                scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)
             else:
@@ -161,6 +166,7 @@ def prune(
                     round_to=round_to,
                     min_channels=min_channels,
                     normalise=criterion.normalise,
+                    measures=meters.of(graph),
                 )
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
@@ -168,22 +174,24 @@ def prune(
                 if (budget.zeros or budget.outliers is not None) and kept.all():
                     what = "zero" if budget.zeros else "an outlier"
                     context.notes.append(f"no channel is {what}: nothing was removed")
-                return _result(settled, given, model, example_inputs, kept, scores, selection, context, verify)
-            graph = settled.graph
+                chosen = meters.judge(Candidate(settled, kept, selection))
+                if chosen is not None:
+                    return _result(chosen, given, model, example_inputs, scores, context, verify)
+            else:
+                graph = settled.graph
     raise _endless()
 
 
 def _result(
-    settled: Settled,
+    chosen: Candidate,
     given: nn.Module,
     model: nn.Module,
     example_inputs: Any,
-    kept: Bools,
     scores: Scores,
-    selection: Selection,
     context: ScoringContext,
     compare: bool,
 ) -> PruneResult:
+    settled, kept = chosen.settled, chosen.kept
     graph, plan, small = settled.graph, settled.plan, settled.small
     assert plan is not None
     assert small is not None
@@ -192,7 +200,8 @@ def _result(
     remember(plan, given if given is model else model)
     notes = (*graph.notes, *context.notes)
     cost = Costs(costs.dense, costs.of(kept))
-    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, context.details)
+    selection, details, clocked = chosen.selection, context.details, chosen.clocked
+    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, details, clocked)
 
 
 def _endless() -> PlanError:

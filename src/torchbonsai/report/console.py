@@ -71,9 +71,11 @@ def show(study: Study, console: Console | None = None) -> None:
         for note in words.footnotes(rows):
             console.print(Text(f"  {note}", style="dim"))
         console.print()
-    for finding in findings(study.records):
-        console.print(Text(finding.sentence))
+    for sentence in (*study.about.sentences, *(f.sentence for f in findings(study.records))):
+        console.print(Text(sentence))
         console.print()
+    if study.about.method:
+        console.print(Text(study.about.method, style="dim"))
     console.print(Text(spec(study.about), style="dim"))
 
 

@@ -10,6 +10,7 @@ import vl_convert
 
 from torchbonsai.core.config import write_atomic
 from torchbonsai.report import console, figures, words
+from torchbonsai.report.rounds import rounds
 from torchbonsai.study.about import Study
 from torchbonsai.study.findings import findings
 from torchbonsai.study.table import Row, blocks
@@ -39,8 +40,8 @@ def content(study: Study) -> dict[str, Any]:
     """What the template shows, as plain data."""
     records = study.records
     return {
-        "title": f"{study.about.config['model']} on {study.about.data['name']}",
-        "sentences": [f.sentence for f in findings(records)],
+        "title": title(study),
+        "sentences": [*study.about.sentences, *(f.sentence for f in findings(records))],
         "choices": study.about.choices,
         "columns": console.COLUMNS,
         "blocks": [_block(*block) for block in blocks(records)],
@@ -50,6 +51,12 @@ def content(study: Study) -> dict[str, Any]:
         "settings": sorted((k, v) for k, v in study.about.config.items() if v not in (None, []) and k != "type"),
         "runs": len(records),
     }
+
+
+def title(study: Study) -> str:
+    """What was studied, on what."""
+    on = f"{study.about.config['model']} on {study.about.data['name']}"
+    return f"{study.about.recipe}: {on}" if study.about.recipe else on
 
 
 def _block(budget: str, fairness: str, rows: list[Row]) -> dict[str, Any]:
@@ -68,4 +75,7 @@ def _figures(study: Study) -> list[dict[str, Any]]:
         ("Every training", figures.every_training),
         ("Widths a layer", figures.widths),
     )
-    return [{"title": title, "spec": figure(list(study.records))} for title, figure in made]
+    found = [{"title": title, "spec": figure(list(study.records))} for title, figure in made]
+    if any(len(r.rounds) > 1 for r in study.records):
+        found.insert(0, {"title": "Round after round", "spec": rounds(study.records)})
+    return found

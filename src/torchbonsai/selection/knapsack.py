@@ -15,21 +15,20 @@ from functools import cached_property
 
 import numpy as np
 
-from torchbonsai.cost.macs import CostModel
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
 from torchbonsai.selection.ladder import Bounds, Floats, Ranking, global_ladder, rank
+from torchbonsai.selection.measures import Meter
 
 _ROUNDS = 12
 
 
 @dataclass(eq=False)
 class Knapsack:
-    """scores: (n_atoms,) as given; values: (n_atoms,) as they are compared between groups; limits: field -> ceiling."""
+    """scores: (n_atoms,) as given; values: (n_atoms,) as they are compared between groups."""
 
     graph: ChannelGraph
-    cost: CostModel
+    meter: Meter
     bounds: Bounds
-    limits: dict[str, int]
     scores: Floats
     values: Floats
 
@@ -113,9 +112,8 @@ class Knapsack:
         return float(self.values[self.ranking.kept(widths)].sum())
 
     def _spent(self, widths: Ints) -> float:
-        cost = self.cost.of(self.ranking.kept(widths))
-        return float(sum(getattr(cost, name) / limit for name, limit in self.limits.items()))
+        spent = self.meter.of(self.ranking.kept(widths))
+        return float(sum(value / self.meter.limits[name] for name, value in spent.items()))
 
     def _fits(self, widths: Ints) -> bool:
-        cost = self.cost.of(self.ranking.kept(widths))
-        return all(getattr(cost, name) <= limit for name, limit in self.limits.items())
+        return self.meter.fits(self.ranking.kept(widths))

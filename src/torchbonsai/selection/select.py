@@ -15,8 +15,10 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import Normalise
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
+from torchbonsai.selection.fastest import fastest_ladder
 from torchbonsai.selection.knapsack import Knapsack
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
+from torchbonsai.selection.measures import Measures, Meter
 from torchbonsai.selection.normalise import NORMALISERS, normalised
 from torchbonsai.selection.outliers import without_outliers
 from torchbonsai.selection.unreachable import unreachable
@@ -37,6 +39,7 @@ def select(
     round_to: int | Mapping[str, int] = 1,
     min_channels: int | Mapping[str, int] = 1,
     normalise: Normalise = "mean",
+    measures: Measures | None = None,
 ) -> Selection:
     """{group: (n atoms,) bool, True = keep} for every group: the widest choice that meets all budgets.
 
@@ -44,7 +47,8 @@ def select(
     one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
     of each as `selection.normalise` makes them comparable; "knapsack": one ranking by such a score over what a channel
     costs (`selection.knapsack` says how). round_to: kept counts are its multiples or the dense count;
-    min_channels: the floor; each one number, or {group, producing module or glob pattern: number}.
+    min_channels: the floor; each one number, or {group, producing module or glob pattern: number}. measures: models and
+    limits of memory and latency, which `tb.prune` makes for the budgets on them.
 
     Raises BudgetError where the limits cannot be met (naming the floor and what holds it up), ConfigError for options
     that are not valid, PruningError for scores that do not fit the graph.
@@ -52,11 +56,13 @@ def select(
     _check_options(scope, round_to, min_channels, normalise)
     if not graph.groups:
         raise _nothing_to_prune(graph)
+    measures = _measures(budget, measures)
     flat = _flat_scores(graph, scores)
     across = flat if scope == "uniform" else normalised(graph, flat, normalise)
     ranking = rank(graph, flat, across)
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
     multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
+    multiples = measures.multiples(sizes, multiples)
     least = np.array(by_group(graph, min_channels, 1, "min_channels"), dtype=np.int64)
     given = _shared(graph, budget, least, multiples) | widths_by_group(graph, budget.widths or {})
     widest = sizes
@@ -64,14 +70,17 @@ def select(
         widest = without_outliers(graph, flat, budget.outliers, floors(sizes, least, multiples), multiples)
     bounds = _bounds(graph, widest, given, searched=budget.searched, min_channels=least, round_to=multiples)
     cost = CostModel(graph)
-    limits = _limits(budget, cost.dense, sizes, bounds, scope)
-    ladder = _ladder(budget, sizes, bounds, scope, ranking)
-    if scope == "knapsack":
-        widths = Knapsack(graph, cost, bounds, limits, flat, across).widths()
+    meter = Meter(cost, {**_limits(budget, cost.dense, sizes, bounds, scope), **measures.limits}, measures.models)
+    if scope == "global" and measures.clock is not None:
+        ladder = fastest_ladder(graph, bounds, ranking, flat, measures.clock.marginal())
     else:
-        widths = ladder.first(lambda w: _fits(cost.of(ranking.kept(w)), limits))
+        ladder = _ladder(budget, sizes, bounds, scope, ranking)
+    if scope == "knapsack":
+        widths = Knapsack(graph, meter, bounds, flat, across).widths()
+    else:
+        widths = ladder.first(lambda w: meter.fits(ranking.kept(w)))
     if widths is None:
-        raise unreachable(graph, cost, ranking.kept(ladder.widths(ladder.length - 1)), limits, given, bounds)
+        raise unreachable(graph, meter, ranking.kept(ladder.widths(ladder.length - 1)), given, bounds)
     kept = ranking.kept(widths)
     return {g.name: kept[g.offset : g.offset + g.size] for g in graph.groups}
 
@@ -129,8 +138,11 @@ def _bounds(
     return Bounds(most, least, round_to, min_channels)
 
 
-def _fits(cost: Cost, limits: Limits) -> bool:
-    return all(getattr(cost, name) <= limit for name, limit in limits.items())
+def _measures(budget: Budget, given: Measures | None) -> Measures:
+    """What was given. Raises ConfigError for a budget on what no model was given for: it would be ignored."""
+    if given is None and budget.measured:
+        raise _invalid("a budget on memory or latency needs the network itself: tb.prune measures it", budget)
+    return given or Measures()
 
 
 def _flat_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Floats:

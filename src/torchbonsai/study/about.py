@@ -39,7 +39,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class About:
-    """config: all settings. data: what was trained on, in words. records: file names under `records/`."""
+    """config: all settings. data: what was trained on, in words. records: file names under `records/`.
+
+    recipe: its name, "" of a comparison. sentences: what a recipe found. method: what of it is the paper's, what ours.
+    """
 
     identity: str
     config: dict[str, Any]
@@ -49,6 +52,9 @@ class About:
     records: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
     command: str = ""
+    recipe: str = ""
+    sentences: tuple[str, ...] = ()
+    method: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,29 +5,44 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchbonsai import criteria
 from torchbonsai.core.errors import ConfigError, message
-from torchbonsai.criteria.base import Criterion
+from torchbonsai.criteria import (
+    SNIP,
+    ActivationMean,
+    APoZ,
+    BatchNormScale,
+    GateSaliency,
+    GeometricMedian,
+    HessianDiagonal,
+    LinearFilterEnsembles,
+    Magnitude,
+    Random,
+    SynFlow,
+    Taylor,
+)
+from torchbonsai.criteria.base import NEEDS_DATA, Criterion
 from torchbonsai.models.factory import find_factory
 
 METHODS: dict[str, Callable[[int], Criterion]] = {
-    "random": lambda seed: criteria.Random(seed=seed),
-    "l1": lambda seed: criteria.Magnitude(p=1),
-    "l2": lambda seed: criteria.Magnitude(p=2),
-    "lamp": lambda seed: criteria.Magnitude(p=2, normalise="lamp"),
-    "fpgm": lambda seed: criteria.GeometricMedian(),
-    "bn-scale": lambda seed: criteria.BatchNormScale(),
-    "apoz": lambda seed: criteria.APoZ(),
-    "activation-mean": lambda seed: criteria.ActivationMean(),
-    "taylor": lambda seed: criteria.Taylor(),
-    "hessian": lambda seed: criteria.HessianDiagonal(seed=seed),
-    "snip": lambda seed: criteria.SNIP(),
-    "synflow": lambda seed: criteria.SynFlow(),
+    "random": lambda seed: Random(seed=seed),
+    "l1": lambda seed: Magnitude(p=1),
+    "l2": lambda seed: Magnitude(p=2),
+    "lamp": lambda seed: Magnitude(p=2, normalise="lamp"),
+    "apoz": lambda seed: APoZ(),
+    "mean-activation": lambda seed: ActivationMean(),
+    "bn-scale": lambda seed: BatchNormScale(),
+    "fpgm": lambda seed: GeometricMedian(),
+    "taylor": lambda seed: Taylor(),
+    "hessian": lambda seed: HessianDiagonal(seed=seed),
+    "snip": lambda seed: SNIP(),
+    "synflow": lambda seed: SynFlow(),
+    "lfe": lambda seed: LinearFilterEnsembles(seed=seed),
+    "gates": lambda seed: GateSaliency(seed=seed),
 }
 PASSES = {"weights": 0, "activations": 1, "gradients": 3}
 """What a criterion may need -> forward passes over the images it scores on."""
@@ -89,21 +104,26 @@ def _made(name: str, seed: int) -> Any:
         ) from error
 
 
-def passes_of(criterion: Any) -> int:
-    """Forward passes that scoring one image costs: the criterion's own `passes`, else what its needs cost at least.
+def needs_images(criterion: Any) -> bool:
+    """Whether it scores on data."""
+    return bool(set(criterion.needs) & NEEDS_DATA)
 
-    Raises ConfigError where neither tells.
+
+def passes_of(criterion: Any, details: Mapping[str, Any]) -> int:
+    """Forward passes that scoring one image took: `details["forward_passes"]`, or by what the criterion needs.
+
+    details: of `tb.prune`'s result. Raises ConfigError where it can be told from neither.
     """
-    if getattr(criterion, "passes", None) is not None:
-        return int(criterion.passes)
+    if "forward_passes" in details:
+        return int(details["forward_passes"])
     unknown = set(criterion.needs) - PASSES.keys()
-    if unknown or hasattr(criterion, "passes"):
+    if unknown:
         raise ConfigError(
             message(
                 "a compared method must say what it needs, so that its scoring can be counted",
-                f"{type(criterion).__name__} needs {', '.join(sorted(unknown or criterion.needs))}",
+                f"{type(criterion).__name__} needs {', '.join(sorted(unknown))}",
                 "a need whose cost depends on the method's own settings",
-                f"needs that are counted: {', '.join(PASSES)}; or give it `passes`, forward passes a sample",
+                f'set context.details["forward_passes"] in its score(); needs that are counted: {", ".join(PASSES)}',
             )
         )
     return max((PASSES[need] for need in criterion.needs), default=0)

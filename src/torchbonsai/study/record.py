@@ -14,7 +14,7 @@ from torchbonsai.core.config import canonical_json, config_hash, write_atomic
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.fairness import Spent
 
-CONTROLS = ("random-widths", "uniform-new", "dense")
+CONTROLS = ("random-widths", "uniform-new", "dense", "reinitialised")
 VOLATILE = ("latency", "timing", "environment")
 """Fields that may differ between an unbroken run and a continued one."""
 
@@ -23,10 +23,10 @@ VOLATILE = ("latency", "timing", "environment")
 class Arm:
     """One way of getting a small network; with a seed, a run.
 
-    start: "untrained", "pretrained" or "trained". method: a criterion's name; of the control "random-widths", the
-    method whose widths it takes; "" of the other controls. control: "" or one of CONTROLS. budget: as the user wrote
-    it, "" of the dense control under equal-epochs, which belongs to all. source_counted: False on the row that shows
-    a pretrained start once more with its source training free, as if downloaded.
+    start: "untrained", "pretrained" or "trained". method: a criterion's name; of the controls "random-widths" and
+    "reinitialised" the method whose widths they take; "" of the others. control: "" or one of CONTROLS. budget: as the
+    user wrote it, "" of the dense control under equal-epochs, which belongs to all. source_counted: False on the row
+    that shows a pretrained start once more with its source training free, as if downloaded.
     """
 
     start: str
@@ -44,6 +44,7 @@ class Arm:
             "random-widths": f"random channels, widths of {self.method}",
             "uniform-new": "uniform width, new weights",
             "dense": "dense network",
+            "reinitialised": f"new weights, widths of {self.method}",
         }
         return names[self.control]
 
@@ -54,10 +55,28 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Round:
+    """A point of a curve: after the `epochs` since the start, at so many MACs, params and channels.
+
+    after_cut: validation accuracy right after surgery, None where nothing was cut. val_accuracy: after the training
+    that followed.
+    """
+
+    epochs: float
+    macs: int
+    params: int
+    channels: int
+    widths: dict[str, int]
+    after_cut: float | None
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A finished run. Accuracies in [0, 1]; test is read once, after the last epoch. macs: of one image, one
     multiply-add each. budget_macs: the ceiling, None of the dense control. widths: group -> channels kept.
-    epochs: after the cut. total_macs_allowed: of equal-compute. latency, timing, environment: measured, and no part
+    epochs: after the cut, or after the start where there are `rounds` of cutting and training, the points of a curve.
+    total_macs_allowed: of equal-compute. latency, timing, environment: measured, and no part
     of what is compared between runs."""
 
     arm: Arm
@@ -83,6 +102,7 @@ class RunRecord:
     latency: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    rounds: tuple[Round, ...] = ()
 
     @property
     def share(self) -> float:

@@ -153,6 +153,10 @@ class Settler:
             assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
             candidate = build(self._amended({**self.equal, **assumed}))
             if not _collapsed(candidate, failure.seen):
+                too_much = [p for p in assumed if p != site and _collapsed(candidate, _touched(failure.log, p[1]))]
+                if too_much:
+                    assumed = {p: equal for p, equal in assumed.items() if p not in too_much}
+                    candidate = build(self._amended({**self.equal, **assumed}))
                 self.equal |= assumed
                 self.tried |= dict.fromkeys(assumed, step)
                 self.helped[_line(failure)] = step
@@ -166,9 +170,10 @@ class Settler:
         return build(self._amended())
 
     def _elsewhere(self, failure: Failure, step: int, count: int) -> dict[Place, list[Equal]]:
-        """The same assumption for the same op on the same shapes elsewhere: the other blocks of the network."""
+        """The same assumption for the same op on the same shapes, or at the same line: in other blocks."""
         found: dict[Place, list[Equal]] = {}
-        for index in alike(failure.log, failure.index):
+        others = [*alike(failure.log, failure.index), *self.repairs.same_line(failure.log, failure.index)]
+        for index in dict.fromkeys(others):
             site = (failure.log.training, index)
             if site not in self.tried:
                 options = list(hypotheses(failure.log, index, self.base.evidence.solution))
@@ -220,6 +225,12 @@ def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:
 
 def _line(failure: Failure) -> tuple[str, int, str]:
     return failure.source.file, failure.source.line, failure.record.name if failure.record else ""
+
+
+def _touched(log: Log, index: int) -> Ints:
+    """The labels that the op reads."""
+    arrays = [f.labels.ravel() for s in log.records[index].inputs for f in s.fields]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *arrays]))
 
 
 def _labels_before(failure: Failure, window: int) -> Ints:

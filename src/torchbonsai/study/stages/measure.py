@@ -22,6 +22,14 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Validate:
+    """Validation accuracy of the parent "model", whose training may go on. The test set is not looked at."""
+
+    data: Images
+    numerics: Numerics
+
+
+@dataclass(frozen=True)
 class Time:
     """Latency of the parent "model" on one image, measured for at least `seconds`."""
 
@@ -40,6 +48,16 @@ def evaluate(config: Evaluate, inputs: Inputs, context: Context) -> Output:
     val = accuracy(module, splits.val, splits, **how)  # type: ignore[arg-type]
     test = accuracy(module, splits.test, splits, **how)  # type: ignore[arg-type]
     return Output({"val_accuracy": val, "test_accuracy": test})
+
+
+@runs(Validate, "validate", version=1)
+def validate(config: Validate, inputs: Inputs, context: Context) -> Output:
+    """What curves are drawn of, and choices made by."""
+    _, module = taken(inputs["model"])
+    module.to(config.numerics.device)
+    splits = opened(config.data, context.places)
+    how = {"precision": config.numerics.precision, "channels_last": config.numerics.channels_last}
+    return Output({"val_accuracy": accuracy(module, splits.val, splits, **how)})  # type: ignore[arg-type]
 
 
 @runs(Time, "latency", version=1, exclusive=True)

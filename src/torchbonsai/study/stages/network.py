@@ -16,7 +16,7 @@ from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.study.stage import Output
 from torchbonsai.study.store import Done
 from torchbonsai.surgery.apply import apply
-from torchbonsai.surgery.plan import PruningPlan
+from torchbonsai.surgery.plan import PruningPlan, compose
 from torchbonsai.training.head import fresh_head
 
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
@@ -52,19 +52,22 @@ class Network:
 
     @classmethod
     def cut(cls, network: Network, result: PruneResult) -> Network:
-        """What `tb.prune` made of `network`."""
+        """What `tb.prune` made of `network`; where that was cut before, one plan against the dense one."""
         before, after = result.cost.before, result.cost.after
-        dense = {group.name: group.size for group in result.graph.groups}
+        whole = {group.name: group.size for group in result.graph.groups}
         kept = {name: int(mask.sum()) for name, mask in result.selection.items()}
+        first = network.plan is None
+        plan = result.plan if first else compose(PruningPlan.from_json(network.plan), result.plan)  # type: ignore[arg-type]
         return replace(
             network,
             macs=after.macs,
             params=after.params,
-            dense_macs=before.macs,
-            dense_params=before.params,
-            widths=dense | kept,
-            dense_widths=dense,
-            plan=result.plan.to_json(),
+            dense_macs=before.macs if first else network.dense_macs,
+            dense_params=before.params if first else network.dense_params,
+            widths=whole | kept,
+            dense_widths=whole if first else network.dense_widths,
+            plan=plan.to_json(),
+            remade="",
         )
 
     def module(self) -> nn.Module:

@@ -1,26 +1,30 @@
-"""Stages that cut: by a criterion's scores, or random channels at the widths that a criterion chose."""
+"""Stages that cut: by a criterion's scores, by outliers, or random channels at the widths that another stage chose."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torchbonsai.pruning.prune import PruneResult
+from torchbonsai.criteria.apoz import APoZ
+from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.pruning.controls import restrict
+from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
-from torchbonsai.selection.budget import Budget
+from torchbonsai.selection.budget import Budget, ceiling
 from torchbonsai.study.fairness import scoring_macs
-from torchbonsai.study.methods import Method, criterion_of, passes_of
+from torchbonsai.study.methods import Method, criterion_of, needs_images, passes_of
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import Network, left, taken
+from torchbonsai.study.stages.outliers import Given, nothing_outlying, outlying
 
 
 @dataclass(frozen=True)
 class Prune:
-    """Cut the parent "model" to `share` of its MACs.
+    """Cut the parent "model" to `share` of the dense network's MACs (or what `of` says), however often it was cut.
 
-    score_images: of the training split, where the method needs data.
+    score_images: of the training split, where the method needs data. only: modules whose channels may go.
     """
 
     data: Images
@@ -31,6 +35,26 @@ class Prune:
     scope: Literal["global", "uniform", "knapsack"] = "global"
     round_to: int = 1
     min_channels: int = 1
+    score_images: int = 1000
+    of: Literal["macs", "params", "channels"] = "macs"
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trim:
+    """Cut from the parent "model" the channels whose APoZ is an outlier of its layer.
+
+    deviations: k of mean + k standard deviations. only: the modules that are trimmed; none: the `layers` modules whose
+    mean APoZ is the highest now.
+    """
+
+    data: Images
+    seed: int
+    numerics: Numerics
+    deviations: float = 1.0
+    only: tuple[str, ...] = ()
+    layers: int = 2
+    min_channels: int = 2
     score_images: int = 1000
 
 
@@ -49,22 +73,49 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     network, module = taken(inputs["model"])
     splits = opened(config.data, context.places)
     criterion = criterion_of(config.method, config.seed)
-    passes = passes_of(criterion)
-    batches = to_score_on(splits, config.score_images) if passes else None
+    batches = to_score_on(splits, config.score_images) if needs_images(criterion) else None
     module.to(config.numerics.device)
     result = cut(
         module,
         example(splits).to(config.numerics.device),
-        budget=Budget(macs=config.share),
+        budget=Budget(**{config.of: _amount(config, network)}),  # type: ignore[arg-type]
         criterion=criterion,
         scope=config.scope,
         round_to=config.round_to,
         min_channels=config.min_channels,
+        only=config.only or None,
         batches=batches,
     )
     samples = sum(len(y) for _, y in batches or ())
-    scoring = passes * scoring_macs(network.macs, samples)
-    return _left(network, result, scoring + scoring_macs(network.macs, getattr(criterion, "example_passes", 0)))
+    scoring = passes_of(criterion, result.details) * scoring_macs(network.macs, samples)
+    return _left(network, result, scoring + scoring_macs(network.macs, result.details.get("example_passes", 0)))
+
+
+def _amount(config: Prune, network: Network) -> float | int:
+    """A share of the dense network's as a number of the network as it is; a share as it is of one never cut."""
+    if network.plan is None:
+        return config.share
+    dense = {"macs": network.dense_macs, "params": network.dense_params, "channels": sum(network.dense_widths.values())}
+    return max(1, ceiling(config.share, dense[config.of]))
+
+
+@runs(Trim, "trim", version=1)
+def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
+    """Score on training images, choose by layer, prove, cut, verify."""
+    network, module = taken(inputs["model"])
+    splits = opened(config.data, context.places)
+    batches = to_score_on(splits, config.score_images)
+    module.to(config.numerics.device)
+    image = example(splits).to(config.numerics.device)
+    graph = restrict(trace(module, image), module, (), config.only or None)
+    given = ScoringContext(graph, module, batches).resolve(APoZ())
+    widths = outlying(given, config.deviations, None if config.only else config.layers, config.min_channels)
+    if all(width == graph.by_name[name].size for name, width in widths.items()):
+        raise nothing_outlying(config.deviations)
+    result = cut(module, image, budget=Budget(widths=widths), criterion=Given(given))
+    samples = sum(len(y) for _, y in batches)
+    mean_apoz = {name: round(float(1 - scores.mean()), 6) for name, scores in given.items()}
+    return _left(network, result, scoring_macs(network.macs, samples), mean_apoz=mean_apoz)
 
 
 @runs(RandomWidths, "random-widths", version=1)
@@ -73,14 +124,14 @@ def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Out
     network, module = taken(inputs["model"])
     image = example(opened(config.data, context.places))
     like = Network.of(inputs["like"])
-    widths = {name: n for name, n in like.widths.items() if n < like.dense_widths[name]}
+    widths = {name: n for name, n in like.widths.items() if n < network.widths[name]}
     criterion = criterion_of(Method("random"), config.seed)
     device = config.numerics.device
     result = cut(module.to(device), image.to(device), budget=Budget(widths=widths), criterion=criterion)
     return _left(network, result, 0)
 
 
-def _left(network: Network, result: PruneResult, scoring: int) -> Output:
+def _left(network: Network, result: PruneResult, scoring: int, **more: Any) -> Output:
     check = result.verification
     verification = {
         "exact": check.exact,
@@ -89,4 +140,4 @@ def _left(network: Network, result: PruneResult, scoring: int) -> Output:
         "reason": check.reason,
     }
     small = Network.cut(network, result)
-    return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring)
+    return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **more)

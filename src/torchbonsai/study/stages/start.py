@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchbonsai.core.errors import BudgetError, ConfigError, DataError, message
+from torchbonsai.core.errors import BudgetError, DataError, message
 from torchbonsai.criteria.random import Random
 from torchbonsai.models.build import ModelConfig, build, takes_width
 from torchbonsai.pruning.prune import prune
@@ -18,7 +18,7 @@ from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened
 from torchbonsai.study.stages.network import Network, left, taken, whole, with_classes
 from torchbonsai.training.head import fresh_head
-from torchbonsai.training.modes import seeded
+from torchbonsai.training.policy import reset_parameters
 from torchbonsai.training.start import checkpointed
 
 GRID = 1024
@@ -145,25 +145,6 @@ def _cut_and_reset(config: Uniform, image: torch.Tensor) -> tuple[Network, nn.Mo
     reset_parameters(result.model, config.seed)
     cut = Network.cut(network, result)
     return replace(cut, remade="reset_parameters() of every module"), result.model
-
-
-def reset_parameters(module: nn.Module, seed: int) -> None:
-    """New weights everywhere, drawn from `seed`. Raises ConfigError for a module that cannot make its own anew."""
-    with seeded(seed, torch.device("cpu")):
-        for name, part in module.named_modules():
-            own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
-            reset = getattr(part, "reset_parameters", None)
-            if callable(reset):
-                reset()
-            elif own:
-                raise ConfigError(
-                    message(
-                        "new weights at other widths need a factory with a `width`, or modules with reset_parameters()",
-                        f"{name or 'the model'} ({type(part).__name__}), which has parameters and neither",
-                        "a module with parameters of its own",
-                        "give the factory a parameter `width`, or the module a reset_parameters()",
-                    )
-                )
 
 
 def file_digest(path: Path) -> str:

@@ -1,0 +1,120 @@
+"""A recipe: a paper's procedure as arms of stages. The one runner runs it, so that nothing here resumes anything."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torchbonsai.core.config import plain
+from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
+from torchbonsai.study.about import About, write_about
+from torchbonsai.study.best import best, candidates, hand_over
+from torchbonsai.study.executor import Executor, InProcess, Workers, default_workers
+from torchbonsai.study.recipes.chain import Chain, record_of
+from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.record import RunRecord, write
+from torchbonsai.study.runner import Event, run
+from torchbonsai.study.runs import Finished
+from torchbonsai.study.settings import Settings
+from torchbonsai.study.store import Done, Store, check_writable, versions
+from torchbonsai.study.summary import command, data_in_words, hardware
+
+OnEvent = Callable[[Event], None]
+OnRecord = Callable[[RunRecord], None]
+
+
+class Recipe(Protocol):
+    """name: of the command. method: what of it is the paper's and what is ours, in words."""
+
+    name: ClassVar[str]
+    method: ClassVar[str]
+
+    def chains(self, kit: Kit, finished: Finished) -> list[Chain]:
+        """All arms as far as they can be said: asked again when those are done, until nothing is added.
+
+        finished: a stage's spec -> what it left. Equal-compute arms, for instance, follow from what others spent.
+        """
+        ...
+
+    def sentences(self, records: Sequence[RunRecord]) -> list[str]:
+        """What was found, with intervals that name themselves."""
+        ...
+
+
+def follow(
+    recipe: Recipe,
+    settings: Settings,
+    *,
+    on_event: OnEvent = lambda event: None,
+    on_record: OnRecord = lambda record: None,
+) -> list[RunRecord]:
+    """Run a recipe to its end; what is done already is found. Returns the records, which are also in `out/records`.
+
+    on_event: told of every stage. on_record: given every run as soon as its accuracy is known. The smallest networks
+    chosen on validation and `study.json` are in `out`. Raises a PruningError that names the stage where one fails;
+    what is done stays, and the same call goes on from there.
+    """
+    material, places = look_at(settings)
+    kit, out = Kit(settings, material), Path(settings.out)
+    check_writable(out)
+    finished: dict[str, Done] = {}
+    chains: list[Chain] = []
+
+    def listener(event: Event) -> None:
+        if event.output is not None:
+            finished[event.stage.spec] = event.output
+        on_event(event)
+        for chain in chains:
+            if event.output is not None and chain.tested.spec == event.stage.spec:
+                on_record(record_of(chain, finished, settings.identity))
+
+    with _executor(settings, Store(out / "stages")) as (store, executor):
+        while len(found := recipe.chains(kit, finished)) > len(chains):
+            chains = found
+            todo = [stage for chain in chains for stage in chain.stages]
+            run(todo, store, executor, listener=listener, places=places)
+    records = [record_of(chain, finished, settings.identity) for chain in chains]
+    for record in records:
+        write(record, out / "records")
+    _summarise(recipe, kit, chains, records, finished)
+    return records
+
+
+@contextlib.contextmanager
+def _executor(settings: Settings, store: Store) -> Iterator[tuple[Store, Executor]]:
+    count = default_workers() if settings.workers is None else settings.workers
+    executor = Workers(store, count, threads=settings.threads) if count else InProcess(store)
+    try:
+        yield store, executor
+    finally:
+        executor.close()
+
+
+def _summarise(
+    recipe: Recipe, kit: Kit, chains: Sequence[Chain], records: Sequence[RunRecord], finished: Finished
+) -> None:
+    """Save the best small network of each budget, then write `study.json`."""
+    out = Path(kit.settings.out)
+    trained = {r.name: finished[c.trained.spec] for c, r in zip(chains, records, strict=True)}
+    choices = []
+    for budget in dict.fromkeys(r.arm.budget for r in records if r.arm.budget and r.arm.control != "dense"):
+        found = candidates(records, budget)
+        chosen = best(found)
+        choices.append(hand_over(chosen, trained[chosen.name], found, out))
+    config: dict[str, Any] = plain(kit.settings)
+    about = About(
+        identity=kit.settings.identity,
+        config=config,
+        data=data_in_words(kit.material.splits),
+        versions=versions(),
+        hardware=hardware(kit.settings.device),
+        records=tuple(f"{record.name}.json" for record in records),
+        choices=tuple(choices),
+        command=command(),
+        recipe=recipe.name,
+        sentences=tuple(recipe.sentences(records)),
+        method=recipe.method,
+    )
+    write_about(about, out)

@@ -1,0 +1,34 @@
+"""Numbers of recipes in words: how much smaller, and differences with intervals that name themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torchbonsai.core.units import human
+from torchbonsai.study.record import RunRecord
+from torchbonsai.study.statistics import Interval, paired
+
+NAMES = {"params": "parameters", "macs": "MACs"}
+
+
+def smaller(records: Sequence[RunRecord], what: str) -> str:
+    """The method's networks against the dense one, mean over seeds. what: "params" or "macs"."""
+    own = [r for r in records if r.arm.control == ""]
+    left = math.fsum(getattr(r, what) for r in own) / len(own)
+    dense = getattr(own[0], f"dense_{what}")
+    return f"{human(round(left))} of {human(dense)} {NAMES[what]} ({dense / left:.2f} times fewer)"
+
+
+def gap(records: Sequence[RunRecord], control: str, against: str) -> str:
+    """Test accuracy of one kind of arm minus another's, paired by seed, in points."""
+    left, right = ({r.seed: r.test_accuracy for r in records if r.arm.control == c} for c in (control, against))
+    return points(paired(left, right))
+
+
+def points(interval: Interval) -> str:
+    """A difference of accuracies in points, with its bounds where there are any, and what they are."""
+    mean = f"{interval.mean * 100:+.2f} points"
+    if interval.low is None or interval.high is None:
+        return f"{mean} ({interval.kind})"
+    return f"{mean} [{interval.low * 100:+.2f}, {interval.high * 100:+.2f}] ({interval.kind})"

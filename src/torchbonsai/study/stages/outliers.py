@@ -1,0 +1,57 @@
+"""The rule of network trimming: which channels of a layer are zero unusually often, and which layers to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from torchbonsai.core.errors import BudgetError, message
+from torchbonsai.criteria.base import Scores, ScoringContext
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A criterion whose scores are known already; groups without any stay whole and count as zero."""
+
+    scores: Scores
+    needs: ClassVar[frozenset[str]] = frozenset({"weights"})
+    normalise: ClassVar[None] = None
+
+    def score(self, context: ScoringContext) -> Scores:
+        """The scores of the groups that are asked for."""
+        return {g.name: self.scores.get(g.name, torch.zeros(g.size)) for g in context.graph.groups}
+
+
+def outlying(scores: Mapping[str, Tensor], deviations: float, layers: int | None, floor: int) -> dict[str, int]:
+    """{group: channels that stay} by Hu et al. 2016: a channel goes where APoZ > mean + k standard deviations.
+
+    scores: 1 - APoZ, (n,) a group. deviations: k; the deviation is the population's (divided by n). layers: only the
+    so many groups with the highest mean APoZ, None for all. floor: channels that stay in any case, or all there are.
+
+    >>> import torch
+    >>> outlying({"conv": torch.tensor([0.9, 0.8, 0.9, 0.0])}, 1.0, None, 1)
+    {'conv': 3}
+    """
+    ranked = sorted(scores, key=lambda name: float(scores[name].mean()))  # the highest mean APoZ first
+    widths = {}
+    for name in ranked[:layers]:
+        apoz = 1 - scores[name].double()
+        high = apoz > apoz.mean() + deviations * apoz.std(correction=0)
+        widths[name] = max(min(floor, len(apoz)), len(apoz) - int(high.sum()))
+    return widths
+
+
+def nothing_outlying(deviations: float) -> BudgetError:
+    """The error for layers whose channels are all alike."""
+    return BudgetError(
+        message(
+            "trimming needs a channel whose APoZ is an outlier of its layer",
+            f"none above mean + {deviations:g} standard deviations in the layers that are trimmed",
+            "layers of a few channels, or layers that are never zero",
+            "trim fewer rounds, with fewer deviations, or other layers",
+        )
+    )

@@ -1,0 +1,147 @@
+"""Network trimming: the published arithmetic, the rule, and the whole recipe on a few images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_recipes import TINY, arms, followed, of
+
+import torchbonsai as tb
+from torchbonsai.models.vgg import vgg
+from torchbonsai.report.page import page
+from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes import RECIPES, follow
+from torchbonsai.study.recipes.network_trimming import VGG16, NetworkTrimming
+from torchbonsai.study.record import RunRecord
+from torchbonsai.study.stages.outliers import outlying
+from torchbonsai.study.table import counted
+
+SMALL = {"start_epochs": 2, "rounds": 2, "round_epochs": 1}
+
+
+def test_the_published_schedule_of_vgg16() -> None:
+    """Each step is a real cut of the network that the one before left; parameters on the meta device have no values."""
+    totals = (138_357_544, 116_092_461, 95_472_287, 80_826_839, 70_731_673, 60_646_115, 53_365_677)
+    listed = ("1.00", "1.19", "1.45", "1.71", "1.96", "2.28", "2.59")
+    with torch.device("meta"):
+        model: torch.nn.Module = vgg((3, 224, 224), 1000, depth=16, batch_norm=False, head="4096")
+        image = torch.zeros(1, 3, 224, 224)
+    for (conv, hidden), total, compression in zip(VGG16, totals, listed, strict=True):
+        budget = tb.Budget(widths={"features.28": conv, "classifier.0": hidden})
+        result = tb.prune(model, image, budget=budget, criterion=tb.criteria.Random(), verify=False)
+        model = result.model
+        assert sum(p.numel() for p in model.parameters()) == result.cost.after.params == total
+        assert f"{totals[0] / total:.2f}" == compression
+
+
+def test_what_is_zero_more_than_a_deviation_above_the_mean_goes() -> None:
+    apoz = {"rare": torch.tensor([0.1, 0.1, 0.2, 0.1]), "often": torch.tensor([0.9, 0.9, 0.9, 0.5, 1.0])}
+    scores = {name: 1 - values for name, values in apoz.items()}
+    assert outlying(scores, 1.0, None, 1) == {"rare": 3, "often": 5}  # 1.0 is not above 0.84 + 0.174
+    assert outlying(scores, 0.5, None, 1) == {"rare": 3, "often": 4}
+    assert outlying(scores, 0.5, 1, 1) == {"often": 4}, "the layer with the highest mean APoZ"
+    assert outlying(scores, 0.0, None, 4) == {"rare": 4, "often": 4}, "the floor"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunRecord]]:
+    out = tmp_path_factory.mktemp("trimming")
+    return out, followed("network-trimming", out, **SMALL)
+
+
+def test_all_arms_and_controls_under_both_fairnesses(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    cut = {("trained", "apoz", ""), ("trained", "apoz", "random-widths")}
+    new = {("untrained", "apoz", "reinitialised"), ("untrained", "", "uniform-new")}
+    assert arms(records, "equal-epochs") == cut | new | {("trained", "", "dense")}
+    assert arms(records, "equal-compute") == cut | new | {("untrained", "", "dense")}
+
+
+def test_under_equal_epochs_all_train_as_long(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    for r in (r for r in records if r.arm.fairness == "equal-epochs"):
+        assert (r.epochs, r.samples) == (2.0, 2 * 96)
+        whole = 3 * r.dense_macs * 2 * 96
+        assert r.spent.start == (whole if r.arm.start == "trained" else 0)
+        by_round = [r.rounds[0].macs, r.rounds[-1].macs] if len(r.rounds) == 2 else [r.macs, r.macs]
+        assert r.spent.training == sum(3 * macs * 96 for macs in by_round)
+        scored = [r.dense_macs, r.rounds[0].macs] if r.arm.control == "" else []
+        assert r.spent.scoring == sum(macs * 64 for macs in scored)
+
+
+def test_under_equal_compute_all_spend_the_costliest_total(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    total = max(r.spent.total for r in records if r.arm.fairness == "equal-epochs" and r.arm.control != "dense")
+    for r in (r for r in records if r.arm.fairness == "equal-compute"):
+        assert r.total_macs_allowed == total
+        assert total - 3 * r.macs * 32 < counted(r) <= total
+
+
+def test_rounds_trim_the_paper_s_layers_and_random_channels_follow(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    (trimmed,), (chance,) = of(records, ""), of(records, "random-widths")
+    first, second = trimmed.rounds
+    for name in ("conv2", "fc1"):
+        assert second.widths[name] < first.widths[name] < trimmed.dense_widths[name]
+    assert trimmed.widths["conv1"] == trimmed.dense_widths["conv1"] == 20
+    assert [r.widths for r in chance.rounds] == [r.widths for r in trimmed.rounds]
+    assert first.after_cut is not None
+    assert trimmed.verification["exact"]
+    assert [r.after_cut for r in of(records, "dense")[0].rounds] == [None, None]
+
+
+def test_new_weights_at_the_same_shape_say_how_they_were_made(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    (anew,), (trimmed,) = of(records, "reinitialised"), of(records, "")
+    assert anew.widths == trimmed.widths
+    assert anew.remade == f"factory at widths 20, {trimmed.widths['conv2']}, {trimmed.widths['fc1']}"
+
+
+def test_the_small_network_loads_and_the_report_tells_the_method(study: tuple[Path, list[RunRecord]]) -> None:
+    out, records = study
+    found = read_study(out)
+    assert list(found.records) == records
+    (choice,) = found.about.choices
+    assert choice.val_accuracy == max(r.val_accuracy for r in records if r.arm.control != "dense")
+    assert sum(p.numel() for p in tb.load(out / choice.folder).parameters()) == choice.params
+    text = page(found)
+    assert "1607.03250" in text
+    assert "Round after round" in text
+    assert "times fewer" in found.about.sentences[0]
+
+
+def test_broken_off_and_gone_on_ends_with_the_same_records(study: tuple[Path, list[RunRecord]], tmp_path: Path) -> None:
+    _, records = study
+    recipe = RECIPES["network-trimming"]
+    seen = 0
+
+    def stop(event: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 25:
+            raise KeyboardInterrupt
+
+    config = NetworkTrimming(**(TINY | SMALL), out=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        follow(recipe(config), config, on_event=stop)
+    assert not (tmp_path / "study.json").exists()
+    again = follow(recipe(config), config)
+    assert [r.lasting() for r in again] == [r.lasting() for r in records]
+
+
+def test_a_budget_of_parameters_instead_of_outliers(tmp_path: Path) -> None:
+    records = followed("network-trimming", tmp_path, **SMALL | {"budget": "4x", "start_epochs": 1})
+    (trimmed,) = of(records, "")
+    first, second = trimmed.rounds
+    assert first.params <= 0.5 * trimmed.dense_params
+    assert 0.24 * trimmed.dense_params < second.params <= 0.25 * trimmed.dense_params
+    assert trimmed.arm.budget == "4x"
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(tb.ConfigError, match="rounds"):
+        NetworkTrimming(rounds=0)
+    with pytest.raises(tb.ConfigError, match="budget"):
+        NetworkTrimming(budget="400%")

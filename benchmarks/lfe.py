@@ -73,12 +73,12 @@ def main() -> None:
     for name in bench.names:
         if name not in record["layers"]:
             record["layers"][name] = bench.layer(name)
-            write(given.out, record)
+            _trained.write(given.out, record)
             print(line(name, record["layers"][name]), flush=True)
     for name in given.designs:
         if name not in record["designs"]:
             record["designs"][name] = bench.designs(name)
-            write(given.out, record)
+            _trained.write(given.out, record)
     given.out.with_suffix(".md").write_text(page(record))
     print(page(record))
 
@@ -86,14 +86,6 @@ def main() -> None:
 def settings(given: argparse.Namespace) -> dict[str, Any]:
     """What decides a measurement."""
     return {k: v for k, v in vars(given).items() if k not in ("out", "cifar10")}
-
-
-def write(path: Path, record: dict[str, Any]) -> None:
-    """The old record or the new one, never a part."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)
 
 
 def clocks() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,9 @@ from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.splits import Split, Splits
 
 Batch = tuple[Tensor, Tensor]
-AUGMENTATIONS = ("crop", "flip", "cutout")
+AUGMENTATIONS = ("crop", "resized-crop", "flip", "cutout")
+AREA, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)
+"""Of a resized crop: its share of the picture, and its width over its height."""
 
 
 def normalise(x: Tensor, splits: Splits) -> Tensor:
@@ -32,11 +35,14 @@ def batches(split: Split, splits: Splits, *, batch_size: int = 128, limit: int |
 def augmented(x: Tensor, splits: Splits, augment: Sequence[str], generator: torch.Generator) -> Tensor:
     """A normalised, augmented batch; every image draws its own numbers from the (CPU) `generator`.
 
-    crop: shift by up to an eighth of the size, black outside. flip: left-right, half of the images. cutout: a square
-    of half the size, its centre anywhere, becomes the mean (DeVries, Taylor 2017).
+    crop: shift by up to an eighth of the size, black outside. resized-crop: a part of a quarter to all of the area,
+    somewhat stretched, scaled to the whole (Szegedy et al. 2015). flip: left-right, half of the images. cutout: a
+    square of half the size, its centre anywhere, becomes the mean (DeVries, Taylor 2017).
     """
     if "crop" in augment:
         x = _crop(x, generator)
+    if "resized-crop" in augment:
+        x = _resized_crop(x, generator)
     if "flip" in augment:
         x = torch.where(_flags(x, generator), x.flip(3), x)
     x = normalise(x, splits)
@@ -61,6 +67,21 @@ def _crop(x: Tensor, generator: torch.Generator) -> Tensor:
     image = torch.arange(n)[:, None, None]
     picked = padded[image.to(x.device), :, rows[:, :, None].to(x.device), columns[:, None, :].to(x.device)]
     return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def _resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
+    """(n, c, h, w) float32, values as in `x`: a part of every image, its own, scaled to the whole, bilinearly."""
+    n = len(x)
+    drawn = torch.rand(4, n, generator=generator)
+    area = AREA[0] + (AREA[1] - AREA[0]) * drawn[0]
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    ratio = (low + (high - low) * drawn[1]).exp()
+    wide, tall = ((area * r).sqrt().clamp(max=1) for r in (ratio, 1 / ratio))  # shares of the sides
+    right, down = ((2 * p - 1) * (1 - side) for p, side in ((drawn[2], wide), (drawn[3], tall)))
+    zero = torch.zeros(n)
+    theta = torch.stack([wide, zero, right, zero, tall, down], 1).view(n, 2, 3).to(x.device)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _window(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, int]:

@@ -23,7 +23,8 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
     check_device(config.device)
-    target, splits, places = found(DataConfig(config.data, config.data_dir, config.limit_train, config.val_size))
+    data = DataConfig(config.data, config.data_dir, config.limit_train, config.val_size, image_size=config.image_size)
+    target, splits, places = found(data)
     model = ModelConfig(config.model, splits.in_shape, splits.classes)
     module = build(model, seed=0)
     if not any(p.requires_grad for p in module.parameters()):
@@ -49,6 +50,9 @@ class Sourced(Protocol):
 
     @property
     def data_dir(self) -> str | None: ...
+
+    @property
+    def image_size(self) -> int | None: ...
 
     @property
     def source(self) -> str | None: ...
@@ -98,7 +102,9 @@ def _checkpoint(name: str, source_epochs: float | None) -> tuple[Source, dict[st
 
 def _data_source(config: Sourced, model: ModelConfig, name: str) -> tuple[Source, dict[str, str]]:
     embedded = name.startswith("fashion") and "mnist" not in name
-    images, splits, places = found(DataConfig(name, None if embedded else config.data_dir))
+    images, splits, places = found(
+        DataConfig(name, None if embedded else config.data_dir, image_size=config.image_size)
+    )
     if splits.in_shape != model.in_shape:
         raise ConfigError(
             message(

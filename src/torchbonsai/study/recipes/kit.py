@@ -33,7 +33,9 @@ def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
     Returns the material, and the places where its content lies. Raises DataError or ConfigError.
     """
     check_device(settings.device)
-    config = DataConfig(settings.data, settings.data_dir, settings.limit_train, settings.val_size)
+    config = DataConfig(
+        settings.data, settings.data_dir, settings.limit_train, settings.val_size, image_size=settings.image_size
+    )
     target, splits, places = found(config)
     library = library_of(settings.model)
     options = {} if library is None else {**library[0].structure(library[1]), library[0].classes_option: splits.classes}

@@ -202,8 +202,8 @@ def page(record: Row) -> str:
         f"`{record['command']}`, {record['date']}. {record['hardware']}; torch {record['versions']['torch']}, Python "
         f"{record['versions']['python']}; {s['threads']} thread(s), batch {s['batch']}.",
         "",
-        f"Images a second, median of n = {s['rounds']} turns; all arms in turns in one process. (a) DataLoader, best of "
-        "0, 1, 2 workers; (b) all data on the device; both float32, contiguous, eager. Ours: `fit` in the arithmetic "
+        f"Images a second, median of n = {s['rounds']} turns; all arms in turns in one process. (a) DataLoader, best "
+        "of 0, 1, 2 workers; (b) all data on the device; both float32, contiguous, eager. Ours: `fit` in the arithmetic "
         f"that `--precision auto` chooses for a training of {s['training_steps']} steps. The column in processor time "
         "is ours to (b) again, which on a busy machine says less of the neighbours.",
         "",

@@ -67,16 +67,20 @@ _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-def layer_of(func: Any, args: Any, kwargs: Any, out: Any) -> Layer | None:
-    """The layer that an op runs; None for ops that are neither convolutions nor products with a matrix."""
+def layer_of(func: Any, args: Any, kwargs: Any, out: Any) -> tuple[Layer, int] | None:
+    """The layer that an op runs, and which of its tensors is read along the last axis or, by a convolution, axis 1.
+
+    None for ops that are neither convolutions nor products with a matrix.
+    """
     if func is aten.convolution.default:
-        return _convolution(out, *args)
+        layer = _convolution(out, *args)
+        return None if layer is None else (layer, 0)
     if func is aten.linear.default:
         x, w = args[:2]
-        return Layer("linear", x.numel() // max(x.shape[-1], 1), w.shape[1], w.shape[0])
+        return Layer("linear", x.numel() // max(x.shape[-1], 1), w.shape[1], w.shape[0]), 0
     if func in (aten.addmm.default, aten.mm.default):
         a, b = args[-2:]
-        return Layer("linear", a.shape[0], b.shape[0], b.shape[1])
+        return Layer("linear", a.shape[0], b.shape[0], b.shape[1]), len(args) - 2
     return None
 
 

@@ -4,6 +4,7 @@ from torchbonsai.criteria.activation_mean import ActivationMean
 from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import Criterion, PruningWarning, ScoringContext
 from torchbonsai.criteria.bn_scale import BatchNormScale
+from torchbonsai.criteria.gate_saliency import GateSaliency
 from torchbonsai.criteria.geometric_median import GeometricMedian
 from torchbonsai.criteria.hessian_diagonal import HessianDiagonal
 from torchbonsai.criteria.linear_filter_ensembles import LinearFilterEnsembles
@@ -20,6 +21,7 @@ __all__ = [
     "ActivationMean",
     "BatchNormScale",
     "Criterion",
+    "GateSaliency",
     "GeometricMedian",
     "HessianDiagonal",
     "LinearFilterEnsembles",

@@ -53,14 +53,19 @@ class GatedLoss:
 
         `function` runs in the right mode, and with random draws that leave no trace.
         """
-        model, data = self.context.model, self.context.data()
+        data = self.context.data()
         lengths = [self.context.length_of(batch) for batch in data]
-        found = []
-        for length, batch in zip(lengths, data, strict=True):
-            with undisturbed(model), _mode(model, self.train), torch.enable_grad():
-                draw_alike()
-                found.append((length / sum(lengths), function(batch).detach().double().cpu()))
-        return found
+        return [
+            (length / sum(lengths), self.run(batch, function).detach().double().cpu())
+            for length, batch in zip(lengths, data, strict=True)
+        ]
+
+    def run(self, batch: Any, function: Callable[[Any], Any]) -> Any:
+        """function(batch) in the right mode, with random draws that leave no trace."""
+        model = self.context.model
+        with undisturbed(model), _mode(model, self.train), torch.enable_grad():
+            draw_alike()
+            return function(batch)
 
     def gradients(self) -> list[tuple[float, Tensor]]:
         """(share of all samples, ∂L/∂g (n_atoms,)) of each batch."""

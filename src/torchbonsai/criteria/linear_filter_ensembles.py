@@ -9,8 +9,9 @@ multiplied by zero where a contraction reads it, as if removed.
 Deviations: only the abstract could be read, so all settings are ours: masks a group at a time (or over all groups at
 once), the keep probability, the designs of masks, −loss rather than accuracy, the number of masks, stopping early.
 Known problems: a linear model of a loss that is not: the effects hold for about the share of channels that masks leave
-on. On images that the network has memorised the loss hardly moves; take images that it has not seen. Scores are
-estimates: `result.details` has their standard errors.
+on. Too few images: the lowest scores are then of channels whose removal mends the few that the network gets wrong, and
+the errors, which speak of masks alone, do not show it. On images that the network has memorised the loss hardly moves;
+take images that it has not seen. Scores are estimates: `result.details` has their standard errors.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class LinearFilterEnsembles:
     """
 
     masks_per_channel: float = 4
-    keep: float = 0.5
-    design: Design = "hadamard"
+    keep: float = 0.9
+    design: Design = "balanced"
     drawn: Literal["layer", "global"] = "layer"
     performance: Literal["loss", "accuracy"] = "loss"
     ridge: float = 0.0
@@ -95,7 +96,7 @@ class LinearFilterEnsembles:
         """{group: (n atoms,) float64}, in units of the performance; may be negative.
 
         Raises DataError without batches; PruningError where a masked loss is not finite, or where the masks cannot
-        tell the channels apart. Notes say where masks take full forwards, and how sure the scores are.
+        tell the channels apart. A note says where masks take full forwards, and why.
         """
         fits = dict(self.fits(context))
         ordered = {g.name: fits[g.name] for g in context.graph.groups}

@@ -244,7 +244,7 @@ def _sites(evidence: Evidence, number: Ints) -> tuple[Site, ...]:
             continue
         for origin in dict.fromkeys(o for s in record.inputs for o in s.origins):
             made = log.records[origin]
-            if origin in found or not made.outputs:
+            if origin in found or made.kind != "pointwise" or not made.outputs:
                 continue
             for axes, labels in made.outputs[0]:
                 atoms = number[evidence.solution.component[labels]]

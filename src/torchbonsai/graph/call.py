@@ -40,10 +40,14 @@ class Item:
 
 @dataclass(eq=False, slots=True)
 class Joined:
-    """What `Call.join` found: the fields that go on to the output, and every label array that the op ran over."""
+    """What `Call.join` found: the fields that go on to the output, and every label array that the op ran over.
+
+    ended: those of which positions along a contracted letter may leave, so that fewer numbers are summed.
+    """
 
     fields: Fields
     extents: tuple[tuple[Letters, Ints], ...]
+    ended: tuple[Ints, ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -135,6 +139,7 @@ class Call:
         items = [item for i, operand in enumerate(operands) for item in self._items(i, operand, operands)]
         fields: list[Field] = []
         extents: list[tuple[Letters, Ints]] = []
+        ended: list[Ints] = []
         for letters, members in _clusters(items):
             merged = self._merge(letters, members, operands)
             if merged is None:
@@ -144,9 +149,14 @@ class Call:
             eaten = tuple(x for x in letters if x in contracted)
             if not eaten:
                 fields.append(Field(letters, base))
+                continue
+            self._note_consumption(members, operands)
+            blocks = self._whole_blocks(letters, eaten, base, members)
+            if blocks is None:
+                ended.append(base)
             else:
-                fields.extend(self._consume(letters, eaten, base, members, operands))
-        return Joined(tuple(fields), tuple(extents))
+                fields.append(blocks)
+        return Joined(tuple(fields), tuple(extents), tuple(ended))
 
     def _items(
         self, i: int, operand: tuple[torch.Tensor, Letters], operands: Sequence[tuple[torch.Tensor, Letters]]
@@ -229,22 +239,28 @@ class Call:
                 kept.append(Field(*self._fix(f.axes, f.labels, inside)) if inside else f)
         tensor._bonsai = self.shadow(tensor)._replace(fields=tuple(kept))  # type: ignore[attr-defined]
 
-    def _consume(
-        self,
-        letters: Letters,
-        eaten: Letters,
-        base: Ints,
-        members: list[Item],
-        operands: Sequence[tuple[torch.Tensor, Letters]],
-    ) -> Fields:
-        """The labels end here. Where other letters remain, position j leaves in every block."""
-        self._note_consumption(members, operands)
-        rest = tuple(x for x in letters if x not in eaten)
+    def _whole_blocks(self, letters: Letters, eaten: Letters, base: Ints, members: list[Item]) -> Field | None:
+        """The labels along `eaten` end here. Where other letters remain, they are blocks: of attention heads, say.
+
+        Position j leaves inside every block (None), as where one weight reads them all; or whole blocks leave, and
+        their labels go on to the output.
+        """
+        rest = tuple(x for k, x in enumerate(letters) if x not in eaten and _varies(base, k))
         if not rest:
-            return ()
-        row = base[tuple(slice(None) if x in eaten else slice(0, 1) for x in letters)]
-        self.unify(base, np.broadcast_to(row, base.shape))
-        return ()
+            return None
+        inside = base[tuple(slice(None) if x in eaten else slice(0, 1) for x in letters)]
+        whole = base[tuple(slice(None) if x in rest else slice(0, 1) for x in letters)]
+        shared = any(set(m.letters) <= set(eaten) for m in members)
+        choice = "inside" if shared else self.blocks(np.unique(inside).size, np.unique(whole).size)
+        self.unify(base, np.broadcast_to(whole if choice == "whole" else inside, base.shape))
+        if choice == "inside":
+            return None
+        return Field(rest, whole.reshape([n for n, x in zip(base.shape, letters, strict=True) if x in rest]))
+
+    def blocks(self, inside: int, whole: int) -> str:
+        """Which leaves at this op, "whole" blocks or the same positions "inside" each, that many in number?"""
+        self.record.blocks = self.tracer.choose_blocks(self.record, inside, whole)
+        return self.record.blocks
 
     def _note_consumption(self, members: list[Item], operands: Sequence[tuple[torch.Tensor, Letters]]) -> None:
         gate = next((m for m in members if self.shadow(operands[m.operand][0]).dynamic), members[0])
@@ -283,6 +299,10 @@ class Call:
         """`constant` MACs for each combination of kept entries of `extents`."""
         leaf = self.shadow(weight).leaf if weight is not None else None
         self.record.products.append((constant, extents, self.tracer.module_of(leaf)))
+
+
+def _varies(labels: Ints, axis: int) -> bool:
+    return bool((labels != labels.take([0], axis=axis)).any())
 
 
 def _spread(item: Item, letters: Letters) -> Ints:

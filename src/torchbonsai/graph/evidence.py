@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from torchbonsai.graph.channel_graph import Ints, Source
+from torchbonsai.graph.channel_graph import Blocks, Ints, Source
 from torchbonsai.graph.labels import Event, LabelSpace, Solution
 from torchbonsai.graph.record import Log
 
@@ -14,8 +14,7 @@ from torchbonsai.graph.record import Log
 class Evidence:
     """labels: tensor name -> axis -> its raw labels. logs: one per mode and example, the eval ones first.
 
-    proofs: the logs that a cut is proved against, which may be of a crop of the picture.
-
+    proofs: the logs that a cut is proved against, which may be of a crop of the picture. blocks: what was asked for.
     """
 
     space: LabelSpace
@@ -29,6 +28,7 @@ class Evidence:
     order: Mapping[str, int]
     solution: Solution
     notes: tuple[str, ...] = ()
+    blocks: Blocks = field(default_factory=dict)
 
     @property
     def hollow(self) -> bool:

@@ -31,7 +31,7 @@ class Shadow(NamedTuple):
     """What the tracer knows of one tensor.
 
     dynamic: it depends on a model input. leaf: the parameter or buffer of which it is a pure rearrangement.
-    origins: the numbers of the pointwise ops whose outputs it rearranges.
+    origins: the numbers of the ops, other than layout ops, whose outputs it rearranges.
     places: labels of the channels whose positions are its values (an argmax): nothing may leave once it is used.
     """
 

@@ -31,6 +31,7 @@ class Answer:
     variant: str
     consumed: list[Consumption]
     products: list[Any]
+    blocks: tuple[str, str, float]
     agreed: Answer | None = None
 
 
@@ -68,5 +69,11 @@ def remember(memory: Memory, key: Key, record: OpRecord) -> None:
     """Keep what a rule wrote, unless it made labels of its own, which belong to one op alone."""
     if not (record.fresh or record.pointers or record.denied):
         record.answer = memory[key] = Answer(
-            record.inputs, record.outputs, record.moves, record.variant, record.consumed, record.products
+            record.inputs,
+            record.outputs,
+            record.moves,
+            record.variant,
+            record.consumed,
+            record.products,
+            (record.blocks, record.module, record.scale),
         )

@@ -17,6 +17,7 @@ from torch import nn
 from torchbonsai.graph.call import POSITION, Call
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.fold import Followed, Rows, folded, missing_factor
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed
 from torchbonsai.graph.labels import Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
@@ -48,10 +49,14 @@ class Failure:
 
 @dataclass
 class Proof:
-    """failure None: the routing is proved. inexact: (atoms' raw labels, why) of widths used as values."""
+    """failure None: the routing is proved. inexact: (atoms' raw labels, why) of widths used as values.
+
+    rescaled: rows of weights that take up a factor which followed a width, so that it stays as it was.
+    """
 
     failure: Failure | None = None
     inexact: list[tuple[Ints, Inexact]] = field(default_factory=list)
+    rescaled: list[tuple[Rows, float]] = field(default_factory=list)
 
 
 def raw_keep(graph: ChannelGraph, kept: Bools) -> Bools:
@@ -83,6 +88,7 @@ def prove(
     examples = as_examples(example_inputs)
     copy = alias_copy(small)
     proof = Proof()
+    followed: list[Followed] = []
     cut = Cut(evidence, keep)
     shadows = cut.shadows(copy)
     with undisturbed(small):
@@ -97,6 +103,9 @@ def prove(
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
                     return proof
+                followed += prover.followed
+    proof.rescaled, lost = folded(evidence, followed)
+    proof.inexact += [(one.removed, one.why) for one in lost]
     return proof
 
 
@@ -167,6 +176,7 @@ class Prover(Tracer):
         self.cut, self.reference, self.keep, self.solution, self.proof = cut, log, cut.keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
         self.answered, self.restrict = cut.answered, cut.restrict
+        self.followed: list[Followed] = []
 
     # ------------------------------------------------------------------ what rules ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -191,6 +201,9 @@ class Prover(Tracer):
 
     def role(self, owner: tuple[str, int], role: str) -> None:
         return
+
+    def choose_blocks(self, record: OpRecord, inside: int, whole: int) -> str:
+        return self._expected().blocks or "inside"
 
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         outputs = self._expected().outputs
@@ -228,8 +241,8 @@ class Prover(Tracer):
                     self._compare_moves(k, large, record)
             if record.answer is not None:
                 record.answer.agreed = large.answer
-        if large.scalars != record.scalars or large.values != record.values:
-            self._width_as_value(large)
+        if large.scalars != record.scalars or large.values != record.values or large.scale != record.scale:
+            self._width_as_value(large, record)
         self.log.records.append(record)
 
     def _compare_output(self, k: int, large: OpRecord, small: OpRecord) -> None:
@@ -270,12 +283,16 @@ class Prover(Tracer):
             if not np.array_equal(want, got):
                 self.fail("elements come from other places than in the large network")
 
-    def _width_as_value(self, large: OpRecord) -> None:
+    def _width_as_value(self, large: OpRecord, small: OpRecord) -> None:
         removed = self._seen(large)
         if not removed.size:  # a number made from a width and used later: anything removed may be behind it
             removed = np.flatnonzero(~self.keep)
-        source = self.source(large.name)
-        self.proof.inexact.append((removed, Inexact("a width is used as a value", source)))
+        why = Inexact("a width is used as a value", self.source(large.name))
+        factor = missing_factor(large, small)
+        if factor is None:
+            self.proof.inexact.append((removed, why))
+        else:
+            self.followed.append(Followed(self.reference, len(self.log.records), factor, removed, why))
 
     def _seen(self, record: OpRecord | None) -> Ints:
         """The removed labels among those that an op touches."""

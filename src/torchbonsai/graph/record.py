@@ -32,6 +32,10 @@ class Consumption:
 class OpRecord:
     """One op of the pass. pointers: buffers whose values are positions along the labels given.
 
+    blocks: do whole blocks of channels leave at this op, or the same positions inside every block (see `Blocks`)? Empty
+    where its channels lie in no blocks; else module says which one's forward was running. scale: what the op multiplies
+    by without being told, if it does.
+
     moves: per output and field, where each element came from (layout ops only). denied: its rule raised. answer: what
     another pass may find again (`graph.memory.Answer`).
     """
@@ -50,6 +54,9 @@ class OpRecord:
     consumed: list[Consumption] = field(default_factory=list)
     pointers: list[tuple[str, Ints]] = field(default_factory=list)
     products: list[tuple[int, tuple[Ints, ...], str]] = field(default_factory=list)
+    blocks: str = ""
+    module: str = ""
+    scale: float = 0.0
     answer: Any = None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchbonsai.core.errors import TraceError, message
+from torchbonsai.graph.blocks import Asked, collapsed
 from torchbonsai.graph.build import build
 from torchbonsai.graph.call import map_tensors
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints
@@ -34,31 +36,41 @@ _HEAVY_MACS = 12_000_000
 _CROPS = (64, 128)
 
 
-def observe(model: nn.Module, example_inputs: Any, hollow: bool = True, narrow: Narrow = False) -> ChannelGraph:
+def observe(model: nn.Module, example_inputs: Any, hollow: bool = True, asked: Asked | None = None) -> ChannelGraph:
     """The channel graph as the passes show it; nothing has been proved against widths baked into Python.
 
     hollow: activations have sizes, but no values, as long as the forward does not look at them. What such passes show
-    holds once a real pass agreed with it; `Settler` sees to that. narrow: outputs that may lose channels.
+    holds once a real pass agreed with it; `Settler` sees to that. asked: what the user said of outputs and blocks.
     """
+    asked = asked or Asked()
+    graph = _observe_once(model, example_inputs, hollow, asked)
+    other = collapsed(graph.evidence)
+    if not other:
+        return graph
+    again = _observe_once(model, example_inputs, hollow, replace(asked, blocks={**asked.blocks, **other}))
+    return max(graph, again, key=lambda g: g.n_atoms)
+
+
+def _observe_once(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) -> ChannelGraph:
     if hollow:
         try:
-            return _observe(model, example_inputs, True, narrow)
+            return _observe(model, example_inputs, True, asked)
         except Exception:  # noqa: BLE001 - the passes below run for real, and say what is wrong
             pass
-    return _observe(model, example_inputs, False, narrow)
+    return _observe(model, example_inputs, False, asked)
 
 
-def _observe(model: nn.Module, example_inputs: Any, hollow: bool, narrow: Narrow) -> ChannelGraph:
+def _observe(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
-    passes = _Passes(copy, hollow, narrow)
+    passes = _Passes(copy, hollow, asked)
     with undisturbed(model):
         copy.eval()
         full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
         proofs = passes.smaller(examples[0], full[0]) if len(examples) == 1 else full
         copy.train()
         crop = proofs[0].crop
-        trained = [passes.run(cropped(e, crop), Log(True, n, crop=crop)) for n, e in enumerate(examples)]
+        trained = [passes.trained(example, number, crop) for number, example in enumerate(examples)]
     passes.keep_unread()
     seen = [log for log in trained if log.note is None]
     evidence = Evidence(
@@ -73,6 +85,7 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool, narrow: Narrow
         order=passes.order,
         solution=passes.space.solve(),
         notes=tuple(log.note for log in trained if log.note is not None),
+        blocks=asked.blocks,
     )
     return build(evidence)
 
@@ -80,8 +93,8 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool, narrow: Narrow
 class _Passes:
     """Traced forwards of one copy over one label space."""
 
-    def __init__(self, copy: nn.Module, hollow: bool, narrow: Narrow) -> None:
-        self.copy, self.hollow, self.narrow, self.space = copy, hollow, narrow, LabelSpace()
+    def __init__(self, copy: nn.Module, hollow: bool, asked: Asked) -> None:
+        self.copy, self.hollow, self.asked, self.space = copy, hollow, asked, LabelSpace()
         self.labels, self.aliases = label_tensors(copy, self.space)
         self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
         self.memory = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
@@ -93,12 +106,27 @@ class _Passes:
     def run(self, example: Example, log: Log) -> Log:
         """One forward, written into `log`."""
         log.hollow = self.hollow
-        tracer = Tracer(self.space, log, module_names(self.copy), self.parameters)
+        tracer = Tracer(self.space, log, module_names(self.copy), self.parameters, self.asked.blocks)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
         tracer.memory, tracer.answered = self.memory, self.answered
-        log.note = run_traced(self.copy, example, tracer, self.narrow)
+        log.note = run_traced(self.copy, example, tracer, self.asked.outputs)
         self.offset += len(log.records)
         return log
+
+    def trained(self, example: Example, number: int, crop: int | None) -> Log:
+        """A forward in train mode, of the crop where it runs on so little; one that broke off is no evidence."""
+        mark, order = self.space.mark(), dict(self.order)
+        try:
+            log = self.run(cropped(example, crop), Log(True, number, crop=crop))
+        except Exception:
+            if crop is None:
+                raise
+            log = Log(True, number, note="it did not run on the crop")
+        if log.note is not None:
+            self._forget(mark)
+            self.order.clear()
+            self.order.update(order)
+        return log if log.note is None or crop is None else self.trained(example, number, None)
 
     def keep_unread(self) -> None:
         """What no pass has read stays whole: nothing is known of what reads it."""

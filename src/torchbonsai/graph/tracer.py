@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchbonsai.core.errors import TraceError, message
 from torchbonsai.graph import hollow
 from torchbonsai.graph.call import UNKNOWN, Call, flat_tensors
-from torchbonsai.graph.channel_graph import Ints, Source
+from torchbonsai.graph.channel_graph import Blocks, Ints, Source
 from torchbonsai.graph.labels import Event, LabelSpace, Shadow
 from torchbonsai.graph.memory import Answer, Memory, key_of, remember
 from torchbonsai.graph.record import Log, OpRecord
@@ -35,7 +35,7 @@ class Tracer(TorchDispatchMode):
     """Runs rules on every ATen op, writes an `OpRecord` each into `log`, labels and equalities into `space`.
 
     roles: (parameter, axis) -> the set of roles it was seen in. order: parameter -> number of the op that read it
-    first. names: id(module) -> its path.
+    first. names: id(module) -> its path. blocks: module path -> what leaves where channels lie in blocks.
     """
 
     def __init__(
@@ -44,9 +44,11 @@ class Tracer(TorchDispatchMode):
         log: Log,
         names: Mapping[int, str],
         parameters: frozenset[str],
+        blocks: Blocks | None = None,
     ) -> None:
         super().__init__()
         self.space, self.log, self.names, self.parameters = space, log, names, parameters
+        self.blocks = blocks or {}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
         self.offset = 0
@@ -74,6 +76,11 @@ class Tracer(TorchDispatchMode):
 
     def role(self, owner: tuple[str, int], role: str) -> None:
         self.roles.setdefault(owner, set()).add(role)
+
+    def choose_blocks(self, record: OpRecord, inside: int, whole: int) -> str:
+        """ "whole" or "inside", as the user said of the module that is running, else what leaves more atoms."""
+        record.module = self.source().module
+        return self.blocks.get(record.module) or ("whole" if whole > inside else "inside")
 
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         """The axes of the fields of an output of the current op, where another pass has fixed them."""
@@ -152,6 +159,7 @@ class Tracer(TorchDispatchMode):
     def _give_again(self, record: OpRecord, answer: Answer) -> None:
         record.outputs, record.moves, record.variant = answer.outputs, answer.moves, answer.variant
         record.consumed, record.products, record.answer = answer.consumed, answer.products, answer
+        record.blocks, record.module, record.scale = answer.blocks
 
     def _note_outputs(self, call: Call, outs: list[torch.Tensor], dynamic: bool, mutable: bool) -> None:
         record, index = call.record, len(self.log.records)
@@ -238,9 +246,9 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
 
 
 def _origins(kind: str, index: int, shadows: tuple[Shadow, ...]) -> tuple[int, ...]:
-    if kind == "pointwise":
+    if kind != "layout":
         return (index,)
-    return tuple(dict.fromkeys(o for s in shadows for o in s.origins)) if kind == "layout" else ()
+    return shadows[0].origins if len(shadows) == 1 else tuple(dict.fromkeys(o for s in shadows for o in s.origins))
 
 
 def _scalars(kind: str, args: Any, kwargs: Any) -> tuple[Any, ...]:

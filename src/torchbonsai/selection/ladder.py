@@ -91,7 +91,7 @@ def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:
     groups, amounts, when = [], [], []
     by_group = np.lexsort((ranking.position, ranking.group_of_atom))
     for g, (stop, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
-        starts = _unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
+        starts = unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
         leaving = by_group[stop - size : stop]  # the group's atoms, the worst first
         groups.append(np.full(max(len(starts) - 1, 0), g))
         amounts.append(np.diff(starts))
@@ -112,7 +112,7 @@ def floors(sizes: Ints, min_channels: Ints, round_to: Ints) -> Ints:
     return np.minimum(sizes, -(-min_channels // round_to) * round_to)
 
 
-def _unit_starts(most: int, least: int, round_to: int) -> Ints:
+def unit_starts(most: int, least: int, round_to: int) -> Ints:
     """How many channels of a group have left before each unit, and after the last: 0, …, most - least."""
     if most == least:
         return np.zeros(1, dtype=np.int64)

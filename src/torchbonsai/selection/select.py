@@ -15,7 +15,9 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import Normalise
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
+from torchbonsai.selection.fastest import fastest_ladder
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
+from torchbonsai.selection.measures import Measures, Meter
 from torchbonsai.selection.normalise import NORMALISERS, normalised
 from torchbonsai.selection.unreachable import unreachable
 from torchbonsai.selection.widths import by_group, widths_by_group
@@ -34,13 +36,15 @@ def select(
     round_to: int | Mapping[str, int] = 1,
     min_channels: int | Mapping[str, int] = 1,
     normalise: Normalise = "mean",
+    measures: Measures | None = None,
 ) -> Selection:
     """{group: (n atoms,) bool, True = keep} for every group: the widest choice that meets all budgets.
 
     scores: {group: (n atoms,)}, higher = keep; atoms leave in the order of (score, group, channel). scope="uniform":
     one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
     of each as `selection.normalise` makes them comparable. round_to: kept counts are its multiples or the dense count;
-    min_channels: the floor; each one number, or {group, producing module or glob pattern: number}.
+    min_channels: the floor; each one number, or {group, producing module or glob pattern: number}. measures: models and
+    limits of memory and latency, which `tb.prune` makes for the budgets on them.
 
     Raises BudgetError where the limits cannot be met (naming the floor and what holds it up), ConfigError for options
     that are not valid, PruningError for scores that do not fit the graph.
@@ -48,19 +52,25 @@ def select(
     _check_options(scope, round_to, min_channels, normalise)
     if not graph.groups:
         raise _nothing_to_prune(graph)
+    measures = _measures(budget, measures)
     flat = _flat_scores(graph, scores)
-    ranking = rank(graph, flat, normalised(graph, flat, normalise) if scope == "global" else flat)
+    across = normalised(graph, flat, normalise) if scope == "global" else flat
+    ranking = rank(graph, flat, across)
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
     multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
+    multiples = measures.multiples(sizes, multiples)
     least = np.array(by_group(graph, min_channels, 1, "min_channels"), dtype=np.int64)
     given = _shared(graph, budget, least, multiples) | widths_by_group(graph, budget.widths or {})
     bounds = _bounds(graph, sizes, given, searched=budget.searched, min_channels=least, round_to=multiples)
     cost = CostModel(graph)
-    limits = _limits(budget, cost.dense, sizes, bounds, scope)
-    ladder = _ladder(budget, sizes, bounds, scope, ranking)
-    widths = ladder.first(lambda w: _fits(cost.of(ranking.kept(w)), limits))
+    meter = Meter(cost, {**_limits(budget, cost.dense, sizes, bounds, scope), **measures.limits}, measures.models)
+    if scope == "global" and measures.clock is not None:
+        ladder = fastest_ladder(graph, bounds, ranking, across, measures.clock.marginal())
+    else:
+        ladder = _ladder(budget, sizes, bounds, scope, ranking)
+    widths = ladder.first(lambda w: meter.fits(ranking.kept(w)))
     if widths is None:
-        raise unreachable(graph, cost, ranking.kept(ladder.widths(ladder.length - 1)), limits, given, bounds)
+        raise unreachable(graph, meter, ranking.kept(ladder.widths(ladder.length - 1)), given, bounds)
     kept = ranking.kept(widths)
     return {g.name: kept[g.offset : g.offset + g.size] for g in graph.groups}
 
@@ -117,8 +127,11 @@ def _bounds(
     return Bounds(most, least, round_to, min_channels)
 
 
-def _fits(cost: Cost, limits: Limits) -> bool:
-    return all(getattr(cost, name) <= limit for name, limit in limits.items())
+def _measures(budget: Budget, given: Measures | None) -> Measures:
+    """What was given. Raises ConfigError for a budget on what no model was given for: it would be ignored."""
+    if given is None and budget.measured:
+        raise _invalid("a budget on memory or latency needs the network itself: tb.prune measures it", budget)
+    return given or Measures()
 
 
 def _flat_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Floats:

@@ -20,7 +20,8 @@ class CompareConfig(Settings):
 
     Attributes:
         starts: Of untrained, pretrained, trained.
-        methods: Of random, l1, l2, apoz, or package.module:factory of your own.
+        methods: Of random, l1, l2, bn-scale, fpgm, apoz, mean-activation, taylor, snip, synflow, lfe, gates, or
+            package.module:factory of your own.
         budgets: MACs to keep: 4x (fewer), 25%, or 0.25.
         epochs: Of training on the target set, from the start on.
         fairness: Of equal-epochs, equal-compute; equal-compute:4x asks for it at that budget only.

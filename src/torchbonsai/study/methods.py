@@ -5,16 +5,26 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchbonsai.core.errors import ConfigError, message
-from torchbonsai.criteria.apoz import APoZ
-from torchbonsai.criteria.base import Criterion
-from torchbonsai.criteria.magnitude import Magnitude
-from torchbonsai.criteria.random import Random
+from torchbonsai.criteria import (
+    SNIP,
+    ActivationMean,
+    APoZ,
+    BatchNormScale,
+    GateSaliency,
+    GeometricMedian,
+    LinearFilterEnsembles,
+    Magnitude,
+    Random,
+    SynFlow,
+    Taylor,
+)
+from torchbonsai.criteria.base import NEEDS_DATA, Criterion
 from torchbonsai.models.factory import find_factory
 
 METHODS: dict[str, Callable[[int], Criterion]] = {
@@ -22,6 +32,14 @@ METHODS: dict[str, Callable[[int], Criterion]] = {
     "l1": lambda seed: Magnitude(p=1),
     "l2": lambda seed: Magnitude(p=2),
     "apoz": lambda seed: APoZ(),
+    "mean-activation": lambda seed: ActivationMean(),
+    "bn-scale": lambda seed: BatchNormScale(),
+    "fpgm": lambda seed: GeometricMedian(),
+    "taylor": lambda seed: Taylor(),
+    "snip": lambda seed: SNIP(),
+    "synflow": lambda seed: SynFlow(),
+    "lfe": lambda seed: LinearFilterEnsembles(seed=seed),
+    "gates": lambda seed: GateSaliency(seed=seed),
 }
 PASSES = {"weights": 0, "activations": 1, "gradients": 3}
 """What a criterion may need -> forward passes over the images it scores on."""
@@ -83,8 +101,18 @@ def _made(name: str, seed: int) -> Any:
         ) from error
 
 
-def passes_of(criterion: Any) -> int:
-    """Forward passes that scoring one image costs. Raises ConfigError where that cannot be told from its needs."""
+def needs_images(criterion: Any) -> bool:
+    """Whether it scores on data."""
+    return bool(set(criterion.needs) & NEEDS_DATA)
+
+
+def passes_of(criterion: Any, details: Mapping[str, Any]) -> int:
+    """Forward passes that scoring one image took: `details["forward_passes"]`, or by what the criterion needs.
+
+    details: of `tb.prune`'s result. Raises ConfigError where it can be told from neither.
+    """
+    if "forward_passes" in details:
+        return int(details["forward_passes"])
     unknown = set(criterion.needs) - PASSES.keys()
     if unknown:
         raise ConfigError(
@@ -92,7 +120,7 @@ def passes_of(criterion: Any) -> int:
                 "a compared method must say what it needs, so that its scoring can be counted",
                 f"{type(criterion).__name__} needs {', '.join(sorted(unknown))}",
                 "a need whose cost depends on the method's own settings",
-                f"needs that are counted: {', '.join(PASSES)}",
+                f'set context.details["forward_passes"] in its score(); needs that are counted: {", ".join(PASSES)}',
             )
         )
     return max((PASSES[need] for need in criterion.needs), default=0)

@@ -34,7 +34,7 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
             )
     for name, tensor in names.items():
         if id(tensor) not in memo:
-            memo[id(tensor)] = narrow(tensor, plan.kept.get(name, {}))
+            memo[id(tensor)] = cut(plan, name, tensor)
     small = copy_module(model, memo)
     for edit in plan.edits:
         set_attribute(small, edit)
@@ -42,6 +42,19 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
         places = dict(named_tensors(small))[name]
         places.copy_(torch.searchsorted(stays.to(places.device), places))
     return small
+
+
+def cut(plan: PruningPlan, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """What the plan leaves of a parameter or buffer, rescaled rows included."""
+    value = narrow(tensor, plan.kept.get(name, {}))
+    with torch.no_grad():
+        for s in (s for s in plan.scales if s.name == name):
+            factors = torch.ones(tensor.shape[s.axis], dtype=value.dtype, device=value.device)
+            factors[s.positions.to(value.device)] = s.factor
+            stays = plan.kept.get(name, {}).get(s.axis)
+            factors = factors if stays is None else factors[stays.to(value.device)]
+            value.mul_(factors.reshape([-1 if a == s.axis else 1 for a in range(value.dim())]))
+    return value
 
 
 def narrow(tensor: torch.Tensor, axes: Any) -> torch.Tensor:

@@ -12,20 +12,21 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
+from torchbonsai.graph.blocks import concerned
 from torchbonsai.graph.build import build
-from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
+from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
 from torchbonsai.graph.prove import Failure, Proof, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
-from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
-from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, make_plan
+from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, Rescale, make_plan
 from torchbonsai.surgery.repair import Repairs
 
 Equal = tuple[Ints, Ints]
@@ -51,15 +52,16 @@ class Settled:
 class Settler:
     """Remembers, across selections of one model, what was tried at each op that failed.
 
-    retrace: makes the graph anew from passes on real values; `observe` where nothing is given. Repairs and hypotheses
-    are tried against hollow passes, too; before anything is frozen, the large network is run for real in the mode
-    concerned, and must agree with its hollow pass.
+    retrace: makes the graph anew (hollow, what leaves where channels lie in blocks). Repairs and hypotheses are tried
+    against hollow passes, too; before anything is frozen, the large network is run for real in the mode concerned, and
+    must agree with its hollow pass.
     """
 
     model: nn.Module
     example_inputs: Any
     base: ChannelGraph
-    retrace: Callable[[], ChannelGraph] | None = None
+    retrace: Callable[[bool, Blocks], ChannelGraph]
+    hollow: bool = True
     real: set[bool] = field(default_factory=set)
     tried: dict[Place, int] = field(default_factory=dict)
     froze: dict[Place, int] = field(default_factory=dict)
@@ -74,6 +76,9 @@ class Settler:
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
+        return self._settle(graph, kept, may_forget=True)
+
+    def _settle(self, graph: ChannelGraph, kept: Bools, *, may_forget: bool) -> Settled:
         plan = make_plan(graph, kept, self.model)
         own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
         if own:
@@ -81,21 +86,37 @@ class Settler:
             small = apply(followed, self.model)
             proof = prove(graph, kept, small, self.example_inputs)
             if proof.failure is None:
-                return Settled(graph, _with_inexact(followed, proof.inexact), small)
+                return self._settled(graph, followed, small, proof)
             self.follows = False
         plan = replace(plan, edits=_merge(plan.edits, self.repairs.again(raw_keep(graph, kept))))
         small = apply(plan, self.model)
         proof = prove(graph, kept, small, self.example_inputs)
         for _ in range(_MOST_REPAIRS):
             if proof.failure is None:
-                return Settled(graph, _with_inexact(plan, proof.inexact), small)
+                return self._settled(graph, plan, small, proof)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
-            if repaired is None and self.repairs.forget(proof.failure.modules):
-                return self.settle(graph, kept)
+            if repaired is None and may_forget and self.repairs.forget(proof.failure.modules):
+                return self._settle(graph, kept, may_forget=False)  # what is learnt again now would fail again
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
-        return Settled(self._amend(graph, kept, proof.failure)) if proof.failure else Settled(graph, plan, small)
+        return (
+            Settled(self._amend(graph, kept, proof.failure))
+            if proof.failure
+            else self._settled(graph, plan, small, proof)
+        )
+
+    def _settled(self, graph: ChannelGraph, plan: PruningPlan, small: nn.Module, proof: Proof) -> Settled:
+        """The proved plan with what the proof taught of numbers: rows to rescale, and what is inexact."""
+        inexact = dict.fromkeys((*plan.inexact, *(why for _, why in proof.inexact)))
+        names = {n: [n, *(a for a, b in graph.aliases.items() if b == n)] for n in (r.name for r, _ in proof.rescaled)}
+        scales = [
+            Rescale(name, row.axis, torch.from_numpy(row.positions), factor)
+            for row, factor in proof.rescaled
+            for name in names[row.name]
+        ]
+        plan = replace(plan, inexact=tuple(inexact), scales=tuple(scales))
+        return Settled(graph, plan, apply(plan, self.model) if scales else small)
 
     # ------------------------------------------------------------------ repair by guess
     def _repair(
@@ -134,11 +155,11 @@ class Settler:
             self.real.add(log.training)
         return True
 
-    def _start_again(self) -> ChannelGraph:
-        """What was learnt against hollow passes is forgotten."""
+    def _start_again(self, blocks: Blocks) -> ChannelGraph:
+        """What was learnt against other passes is forgotten."""
         self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
         self.repairs = Repairs(self.model, self.example_inputs)
-        self.base = self.retrace() if self.retrace else observe(self.model, self.example_inputs, False)
+        self.base = self.retrace(self.hollow, blocks)
         return self.base
 
     # ------------------------------------------------------------------ the graph changes
@@ -153,12 +174,20 @@ class Settler:
             assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
             candidate = build(self._amended({**self.equal, **assumed}))
             if not _collapsed(candidate, failure.seen):
+                too_much = [p for p in assumed if p != site and _collapsed(candidate, _touched(failure.log, p[1]))]
+                if too_much:
+                    assumed = {p: equal for p, equal in assumed.items() if p not in too_much}
+                    candidate = build(self._amended({**self.equal, **assumed}))
                 self.equal |= assumed
                 self.tried |= dict.fromkeys(assumed, step)
                 self.helped[_line(failure)] = step
                 return candidate
+        evidence: Evidence = self.base.evidence
         if not self._real(graph, failure.log):
-            return self._start_again()
+            self.hollow = False
+            return self._start_again(evidence.blocks)
+        if other := concerned(evidence, failure.seen):
+            return self._start_again({**evidence.blocks, **other})
         self.tried[site] = len(options)
         self.equal.pop(site, None)
         froze = self.froze[site] = self.froze.get(site, -1) + 1
@@ -166,9 +195,10 @@ class Settler:
         return build(self._amended())
 
     def _elsewhere(self, failure: Failure, step: int, count: int) -> dict[Place, list[Equal]]:
-        """The same assumption for the same op on the same shapes elsewhere: the other blocks of the network."""
+        """The same assumption for the same op on the same shapes, or at the same line: in other blocks."""
         found: dict[Place, list[Equal]] = {}
-        for index in alike(failure.log, failure.index):
+        others = [*alike(failure.log, failure.index), *self.repairs.same_line(failure.log, failure.index)]
+        for index in dict.fromkeys(others):
             site = (failure.log.training, index)
             if site not in self.tried:
                 options = list(hypotheses(failure.log, index, self.base.evidence.solution))
@@ -222,6 +252,12 @@ def _line(failure: Failure) -> tuple[str, int, str]:
     return failure.source.file, failure.source.line, failure.record.name if failure.record else ""
 
 
+def _touched(log: Log, index: int) -> Ints:
+    """The labels that the op reads."""
+    arrays = [f.labels.ravel() for s in log.records[index].inputs for f in s.fields]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *arrays]))
+
+
 def _labels_before(failure: Failure, window: int) -> Ints:
     """The removed labels that the failing op, and `window` ops before it, touch."""
     records = failure.log.records[max(0, failure.index - window) : failure.index]
@@ -237,10 +273,6 @@ def _raw(graph: ChannelGraph, start: int, stop: int) -> Ints:
         for axis, atoms in axes.items()
     ]
     return np.concatenate(found)
-
-
-def _with_inexact(plan: PruningPlan, inexact: list[tuple[Ints, Inexact]]) -> PruningPlan:
-    return replace(plan, inexact=tuple(dict.fromkeys((*plan.inexact, *(why for _, why in inexact)))))
 
 
 def _merge(edits: tuple[AttributeEdit, ...], more: tuple[AttributeEdit, ...]) -> tuple[AttributeEdit, ...]:

@@ -12,7 +12,7 @@ from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
 from torchbonsai.selection.budget import Budget, ceiling
 from torchbonsai.study.fairness import scoring_macs
-from torchbonsai.study.methods import Method, criterion_of, passes_of
+from torchbonsai.study.methods import Method, criterion_of, needs_images, passes_of
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened, to_score_on
@@ -73,8 +73,7 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     network, module = taken(inputs["model"])
     splits = opened(config.data, context.places)
     criterion = criterion_of(config.method, config.seed)
-    passes = passes_of(criterion)
-    batches = to_score_on(splits, config.score_images) if passes else None
+    batches = to_score_on(splits, config.score_images) if needs_images(criterion) else None
     module.to(config.numerics.device)
     result = cut(
         module,
@@ -88,7 +87,7 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
         batches=batches,
     )
     samples = sum(len(y) for _, y in batches or ())
-    return _left(network, result, passes * scoring_macs(network.macs, samples))
+    return _left(network, result, passes_of(criterion, result.details) * scoring_macs(network.macs, samples))
 
 
 def _amount(config: Prune, network: Network) -> float | int:

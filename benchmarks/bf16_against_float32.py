@@ -4,8 +4,8 @@
         [--epochs 10] [--work FOLDER]
 
 Both arms of a seed have the same first weights, order of images and augmentation. Told: test accuracies, the paired
-difference with its t-interval over the trainings, and the seconds of the trainings (two processes of one thread, side by
-side). Every training is a stage of the one runner in --work, so that the same command goes on where it stopped.
+difference with its t-interval over the trainings, and the seconds of the trainings (two processes of one thread at
+once). Every training is a stage of the one runner in --work, so that the same command goes on where it stopped.
 Writes results/bf16_against_float32.json and .md.
 """
 

@@ -3,10 +3,10 @@
     python benchmarks/compare_wallclock.py FOLDER_OF_THE_OFFICIAL_BATCHES [--out FOLDER] [MORE FLAGS OF bonsai compare]
 
 ResNet-20 on CIFAR-10, 5,000 training images, 2 epochs, two starts, two methods, one budget, both fairnesses, 1 seed:
-the command itself, in a process of its own, from its start to its exit, into a fresh folder. Every worker has the whole
-wall time to spend, so that waiting for one another counts as lost. Training is what the loop's epochs took, measuring the
-stages that test accuracy and latency. Stages that score and cut are shown by themselves, and told both ways: the strict
-figure counts all of them as lost, since a stage does not say how long the scoring alone took.
+the command itself, in a process of its own, from its start to its exit, into a fresh folder. Every worker has all of
+the wall time to spend, so that waiting for one another counts as lost. Training is what the loop's epochs took,
+measuring the stages that test accuracy and latency. Stages that score and cut are shown by themselves, and told both
+ways: the strict figure counts all of them as lost, since a stage does not say how long the scoring alone took.
 Writes results/compare_wallclock.json and .md.
 """
 
@@ -105,8 +105,8 @@ def page(record: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name} | {s:.1f} | {s / total:.1%} |" for name, s in record["process_seconds"].items()),
         "",
-        f"Not training or measuring: {record['share_lost_strict']:.1%} (target below {TARGET:.0%}: {met}); with scoring "
-        f"and cutting not counted as lost: {record['share_lost']:.1%}.",
+        f"Not training or measuring: {record['share_lost_strict']:.1%} (target below {TARGET:.0%}: {met}); with "
+        f"scoring and cutting not counted as lost: {record['share_lost']:.1%}.",
         "",
     ]
     return "\n".join(lines)

@@ -203,8 +203,8 @@ def page(record: Row) -> str:
         f"{record['versions']['python']}; {s['threads']} thread(s), batch {s['batch']}.",
         "",
         f"Images a second, median of n = {s['rounds']} turns; all arms in turns in one process. (a) DataLoader, best "
-        "of 0, 1, 2 workers; (b) all data on the device; both float32, contiguous, eager. Ours: `fit` in the arithmetic "
-        f"that `--precision auto` chooses for a training of {s['training_steps']} steps. The column in processor time "
+        "of 0, 1, 2 workers; (b) all data on the device; both float32, contiguous, eager. Ours: `fit` in what "
+        f"`--precision auto` chooses for a training of {s['training_steps']} steps. The column in processor time "
         "is ours to (b) again, which on a busy machine says less of the neighbours.",
         "",
         "| network | (a) | (b) | ours | ours / (a) | ours / (b) | in processor time | ours / airbench | chosen |",

@@ -204,9 +204,13 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _is_plain(kind: type) -> bool:
-    """Does the class copy as its __dict__ alone? torch.nn's own __setstate__ only mend old checkpoints, but RNNs'."""
+    """Does the class copy as its __dict__ alone? torch.nn's own __setstate__ only mend old checkpoints, but RNNs'.
+
+    torch.compile puts a guard of its own around that of nn.Module.
+    """
     restore = kind.__setstate__  # type: ignore[attr-defined]
-    mends = restore.__module__.startswith("torch.nn.modules.") and not issubclass(kind, nn.RNNBase)
+    ours = restore is nn.Module.__setstate__ or restore.__module__.startswith("torch.nn.modules.")
+    mends = ours and not issubclass(kind, nn.RNNBase)
     usual = kind.__reduce_ex__ == nn.Module.__reduce_ex__ and kind.__getstate__ == nn.Module.__getstate__
     return mends and usual and not hasattr(kind, "__deepcopy__")
 

@@ -31,7 +31,10 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """(n_groups,) each: how wide a group may be at most and at least; equal where a width was given."""
+    """(n_groups,) each: how wide a group may be at most and at least; equal where a width was given.
+
+    `most` is a multiple of `round_to`, the dense count, or given.
+    """
 
     most: Ints
     least: Ints
@@ -100,9 +103,9 @@ def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:
     """One ranking of all atoms; a rung for each unit (one channel, or what `round_to` makes of it) that leaves."""
     groups, amounts, when = [], [], []
     by_group = np.lexsort((ranking.position, ranking.group_of_atom))
-    for g, (stop, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
+    for g, stop in enumerate(np.cumsum(sizes)):
         starts = unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
-        leaving = by_group[stop - size : stop]  # the group's atoms, the worst first
+        leaving = by_group[stop - bounds.most[g] : stop]  # the group's atoms that may stay, the worst first
         groups.append(np.full(max(len(starts) - 1, 0), g))
         amounts.append(np.diff(starts))
         # A unit is kept as long as its worst channel is: counts are rounded down.
@@ -137,7 +140,7 @@ def _width(amount: Fraction, size: int, group: int, bounds: Bounds) -> int:
         return most
     width = max(int(bounds.min_channels[group]), nearest(amount, size))
     multiple = int(bounds.round_to[group])
-    return size if width >= size else max(least, width // multiple * multiple)
+    return most if width >= size else min(most, max(least, width // multiple * multiple))
 
 
 def _each(sizes: Ints) -> list[tuple[int, int]]:

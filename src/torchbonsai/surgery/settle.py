@@ -32,6 +32,7 @@ from torchbonsai.surgery.repair import Repairs
 Equal = tuple[Ints, Ints]
 Place = tuple[bool, int]
 """(training, op number) of an op that failed."""
+Assumed = dict[Place, list[Equal]]
 _MOST_REPAIRS = 64
 _WINDOWS = (0, 8, 32, 128, None)
 """How many ops before a failing one are looked at for the groups to freeze, step by step."""
@@ -69,6 +70,7 @@ class Settler:
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
     follows: bool = True
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    alongside: dict[Place, list[Place]] = field(default_factory=dict)
     repairs: Repairs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +163,7 @@ class Settler:
     def _start_again(self, blocks: Blocks) -> ChannelGraph:
         """What was learnt against other passes is forgotten."""
         self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
+        self.alongside = {}
         self.repairs = Repairs(self.model, self.example_inputs)
         self.base = self.retrace(self.hollow, blocks)
         return self.base
@@ -171,19 +174,16 @@ class Settler:
         site = (failure.log.training, failure.index)
         solution = self.base.evidence.solution
         options = list(hypotheses(failure.log, failure.index, solution))
+        self._withdraw(site)
         first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
         for step in range(self.tried.get(site, first - 1) + 1, len(options)):
             self.tried[site] = step
-            assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
-            candidate = build(self._amended({**self.equal, **assumed}))
+            assumed, candidate = self._assume(failure, options, step)
             if not _collapsed(candidate, failure.seen):
-                too_much = [p for p in assumed if p != site and _collapsed(candidate, _touched(failure.log, p[1]))]
-                if too_much:
-                    assumed = {p: equal for p, equal in assumed.items() if p not in too_much}
-                    candidate = build(self._amended({**self.equal, **assumed}))
                 self.equal |= assumed
                 self.tried |= dict.fromkeys(assumed, step)
                 self.helped[_line(failure)] = step
+                self.alongside[site] = [p for p in assumed if p != site]
                 return candidate
         evidence: Evidence = self.base.evidence
         if not self._real(graph, failure.log):
@@ -196,6 +196,26 @@ class Settler:
         froze = self.froze[site] = self.froze.get(site, -1) + 1
         self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         return build(self._amended())
+
+    def _assume(self, failure: Failure, options: list[list[Equal]], step: int) -> tuple[Assumed, ChannelGraph]:
+        """Hypothesis `step` for the failing op and, as far as nothing collapses, for ops like it; the new graph."""
+        site = (failure.log.training, failure.index)
+        assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
+        candidate = build(self._amended({**self.equal, **assumed}))
+        others = [p for p in assumed if p != site]
+        if others and not _collapsed(candidate, failure.seen):
+            others = [p for p in others if _collapsed(candidate, _touched(failure.log, p[1]))]
+        if others:
+            assumed = {p: equal for p, equal in assumed.items() if p not in others}
+            candidate = build(self._amended({**self.equal, **assumed}))
+        return assumed, candidate
+
+    def _withdraw(self, site: Place) -> None:
+        """The assumption at an op has failed: what was assumed elsewhere for its sake goes with it."""
+        step = self.tried.get(site)
+        for place in self.alongside.pop(site, []):
+            if self.tried.get(place) == step:
+                del self.tried[place], self.equal[place]
 
     def _elsewhere(self, failure: Failure, step: int, count: int) -> dict[Place, list[Equal]]:
         """The same assumption for the same op on the same shapes, or at the same line: in other blocks."""

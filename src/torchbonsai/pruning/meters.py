@@ -7,6 +7,7 @@ again; what was measured in the end is in the result.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from torchbonsai.selection.budget import Budget, ceiling
 from torchbonsai.selection.measures import Measure, Measures
 from torchbonsai.surgery.settle import Settled
 
+log = logging.getLogger("torchbonsai")
 MET = 0.1
 """A latency budget is met within this part of what is measured."""
 MOST_ROUNDS = 6
@@ -163,6 +165,7 @@ class _Clock:
         self.target: Target = parse_target(budget.on)
         self.threads = torch.get_num_threads()
         self.runtime = runtime_named(self.target.runtime)
+        log.info("%s: timing the dense network", self.target)
         self.dense = self._arm(self.runtime.load(model, example_inputs, self.target))
         self.table = LayerTable(self.target, self.threads)
         times = in_turns([self.dense], seconds=SECONDS)[0]
@@ -186,6 +189,7 @@ class _Clock:
 
     def measured(self, small: nn.Module, rounds: int) -> Clocked:
         """The small network beside the dense one."""
+        log.info("%s: timing selection %d beside the dense network", self.target, rounds)
         arm = self._arm(self.runtime.load(small, self.inputs, self.target))
         dense, found = in_turns([self.dense, arm], seconds=SECONDS)
         return self._clocked(dense, found, rounds)

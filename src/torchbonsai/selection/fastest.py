@@ -1,7 +1,8 @@
 """The order in which channels leave where a device's clock is known: least score lost for the time saved.
 
 Layers stand in series, and a narrow one resists as a thin wire does: by one over the share of its group's scores that
-is kept, once for every layer that makes the group. A unit leaves when the resistance that it adds, over the
+is kept, once for every layer that makes the group, and the more the higher the group scores on average as the criterion
+normalises (by the mean: all alike). A unit leaves when the resistance that it adds, over the
 milliseconds that it saves at the widths of the moment, is the least of all. So a layer that is slow for its MACs gets
 narrower before one that is quick, and none is emptied for it.
 The trade of importance for measured latency in units of the width that a device likes is that of HALP (Shen et al.,
@@ -21,10 +22,11 @@ from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, unit_s
 
 LOOKAHEAD = 4
 """Units of a group that are looked at together: one alone may save nothing, where time goes in steps."""
+_LEAST_WEIGHT = 1e-3
 
 
 def fastest_ladder(graph: ChannelGraph, bounds: Bounds, ranking: Ranking, scores: Floats, times: Marginal) -> Ladder:
-    """A rung for each unit that leaves. scores: (n_atoms,), higher = keep, as the criterion gave them."""
+    """A rung for each unit that leaves. scores: (n_atoms,), higher = keep, made comparable across groups."""
     times.start(bounds.most)
     groups = [_Group(graph, bounds, ranking, scores, g) for g in range(len(graph.groups))]
     queue = [(_price(groups[g], g, times)[0], g) for g in range(len(groups)) if groups[g].left]
@@ -55,7 +57,8 @@ class _Group:
         kept = np.concatenate([[0.0], np.cumsum(_positive(own))])
         most, least = int(bounds.most[number]), int(bounds.least[number])
         starts = unit_starts(most, least, int(bounds.round_to[number]))
-        self.makers = max(len({b.name for b in group.bound("produces")}), 1)
+        makers = max(len({b.name for b in group.bound("produces")}), 1)
+        self.weight = makers * max(float(np.abs(own).mean()) / (float(np.abs(scores).mean()) or 1.0), _LEAST_WEIGHT)
         self._gone = starts.tolist()
         self._resists = (kept[-1] / kept[most - starts]).tolist()
         self._at = 0
@@ -68,7 +71,7 @@ class _Group:
     def offer(self, units: int) -> tuple[float, int]:
         """(resistance added, channels gone) if so many more units leave."""
         a, b = self._at, self._at + units
-        return self.makers * (self._resists[b] - self._resists[a]), self._gone[b] - self._gone[a]
+        return self.weight * (self._resists[b] - self._resists[a]), self._gone[b] - self._gone[a]
 
     def take(self, units: int) -> list[int]:
         """They leave; returns the channels of each."""

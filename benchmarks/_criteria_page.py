@@ -28,8 +28,8 @@ def page(record: dict[str, Any]) -> str:
         f"{platform.python_version()}, torch {torch.__version__}; {processor()}, {os.cpu_count()} cores, "
         f"{said['threads']} threads.",
         "",
-        f"Accuracy in % on one half of the test set (5,000 images); scores from {said['images']} images of the other "
-        "half, since the networks have memorised the training set. Cut: "
+        f"Accuracy in % on one half of the test set ({said['told_on']} images); scores from {said['images']} images "
+        "of the other half, since the networks have memorised the training set. Cut: "
         f"{', '.join(said['only']) or 'all groups'}. Intervals: 95 % by Student's t over the draws of calibration "
         "images (random: over seeds) on one checkpoint; not over trainings. One value, no interval: the method needs "
         f"no images. lfe: {said['masks']:g} masks a channel, precision {said['precision']}.",

@@ -58,9 +58,9 @@ def choosing(splits: Splits, images: int, batch: int, seed: int | None = None) -
     return batches_of(splits, order[:images], batch)
 
 
-def other_half(splits: Splits) -> TestSplit:
-    """The test images that nothing is chosen on."""
-    return TestSplit(splits.test.x[HALF:], splits.test.y[HALF:])
+def other_half(splits: Splits, images: int) -> TestSplit:
+    """The first `images` of the test images that nothing is chosen on."""
+    return TestSplit(splits.test.x[HALF:][:images], splits.test.y[HALF:][:images])
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

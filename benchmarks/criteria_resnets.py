@@ -65,6 +65,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 32, 44, 56])
     parser.add_argument("--methods", nargs="+", default=["random", "l1", "fpgm", "apoz", "taylor", "lfe"])
     parser.add_argument("--images", type=int, default=512, help="that scores are taken on")
+    parser.add_argument("--told-on", type=int, default=5000, help="images of the other half")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--masks", type=float, default=2, help="a channel, for lfe")
@@ -117,7 +118,7 @@ def measure(record: dict[str, Any], cell: Cell, given: argparse.Namespace, split
     names = {f"{depth} {method} {draw} {scope} {gone}": (scope, gone) for scope in SCOPES for gone in REMOVED}
     if all(name in record["cells"] for name in names):
         return
-    model, other = _trained.resnet(depth), _trained.other_half(splits)
+    model, other = _trained.resnet(depth), _trained.other_half(splits, given.told_on)
     batches = _trained.choosing(splits, given.images, given.batch, seed=draw)
     used: Any = criterion(method, draw, given)
     seconds = None

@@ -42,7 +42,7 @@ def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
     named = tuple((k, v) for k, v in options.items() if k)
     model = ModelConfig(settings.model, splits.in_shape, splits.classes, settings.width, options=named)
     build(model, seed=0)
-    code = code_digest(settings.model) if ":" in settings.model else ""
+    code = code_digest(settings.model) if ":" in settings.model and library is None else ""
     epoch = epoch_of(splits, settings.training(1.0, 0), settings.hold_out)
     return Material(model, target, splits, epoch, None, code), places
 

@@ -111,11 +111,17 @@ def alias_copy(model: nn.Module) -> nn.Module:
     """A copy that shares the weights' memory (never written) and owns its buffers (written in train mode)."""
     memo: dict[int, Any] = {}
     for p in model.parameters():
-        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+        memo[id(p)] = with_attributes(nn.Parameter(p.detach(), requires_grad=p.requires_grad), p)
     for b in model.buffers():
         if b.is_contiguous() and type(b) is torch.Tensor:
             memo[id(b)] = b.detach().clone()
     return copy_module(model, memo)
+
+
+def with_attributes(new: nn.Parameter, old: nn.Parameter) -> nn.Parameter:
+    """`new` with what user code hung on `old` (`no_weight_decay` and the like); the tracer's own notes stay behind."""
+    new.__dict__.update({k: v for k, v in old.__dict__.items() if k != "_bonsai"})
+    return new
 
 
 def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

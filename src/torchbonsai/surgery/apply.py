@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
-from torchbonsai.graph.forward import copy_module
+from torchbonsai.graph.forward import copy_module, with_attributes
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan
 
@@ -65,7 +65,7 @@ def narrow(tensor: torch.Tensor, axes: Any) -> torch.Tensor:
             value = value.index_select(axis, positions.to(value.device))
         value = value.clone(memory_format=memory_format(tensor))
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+        return with_attributes(nn.Parameter(value, requires_grad=tensor.requires_grad), tensor)
     return value
 
 

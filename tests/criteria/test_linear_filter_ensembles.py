@@ -91,7 +91,9 @@ def test_neurons_of_an_mlp_against_a_regression_by_hand():
     from torchbonsai.criteria.masks import draw_round
 
     model, batches = classifier()
-    scores, context = scored(LinearFilterEnsembles(masks_per_channel=3, seed=5), model, batches)
+    scores, context = scored(
+        LinearFilterEnsembles(masks_per_channel=3, seed=5, design="hadamard", keep=0.5), model, batches
+    )
     for number, group in enumerate(context.graph.groups):
         generator = np.random.default_rng((5, number))
         masks = draw_round("hadamard", group.size, 0.5, generator)
@@ -165,7 +167,7 @@ def test_what_cannot_be_replayed_is_run_whole_and_said(how, why):
 
 def test_accuracy_as_the_performance():
     model, batches = classifier()
-    scores, context = scored(LinearFilterEnsembles(performance="accuracy"), model, batches)
+    scores, context = scored(LinearFilterEnsembles(performance="accuracy", design="hadamard", keep=0.5), model, batches)
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     from torchbonsai.criteria.masks import draw_round
 
@@ -196,7 +198,11 @@ def test_sampling_stops_when_the_ranking_at_the_cut_is_settled():
     for layer in (classified.body[0], classified.body[2], classified.head):  # neurons of a kind: no cut between them
         layer.weight.data[:] = layer.weight.data[:1] if layer is not classified.head else layer.weight.data[:, :1]
         layer.bias.data[:] = 0.5
-    _, hard = scored(LinearFilterEnsembles(masks_per_channel=6, cut=0.5, doubt=1e-9), classified, batches)
+    _, hard = scored(
+        LinearFilterEnsembles(masks_per_channel=6, cut=0.5, doubt=1e-9, design="hadamard", keep=0.5),
+        classified,
+        batches,
+    )
     for fit in hard.details["linear_fits"].values():
         assert fit.settled is False
         assert fit.masks >= 6 * len(fit.effects)
@@ -229,7 +235,7 @@ def test_wrong_settings_and_losses():
     for wrong in (
         {"keep": 1.0},
         {"keep": 0},
-        {"keep": 0.9},
+        {"keep": 0.9, "design": "hadamard"},
         {"design": "latin"},
         {"drawn": "all"},
         {"performance": "f1"},

@@ -146,6 +146,15 @@ def test_a_surface_between_its_points(made, tmp_path):
     assert times == sorted(times)
 
 
+def test_dtypes_are_told_apart(made, tmp_path):
+    model, x = Branches().eval().bfloat16(), image().bfloat16()
+    layers = [layer for layer, _ in record(model, x).layers.values()]
+    assert {layer.dtype for layer in layers} == {"bfloat16"}
+    assert all("bfloat16" in layer.key for layer in layers)
+    module, shape = layers[0].build(3, 8)
+    assert (module.weight.dtype, shape[:2]) == (torch.bfloat16, (1, 3))
+
+
 def test_a_layer_of_each_kind_has_a_surface(made, tmp_path):
     depthwise = Layer("conv", 1, 96, 96, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1), output_padding=(0, 0), groups=0)
     grouped = Layer("conv", 1, 64, 64, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1), output_padding=(0, 0), groups=4)

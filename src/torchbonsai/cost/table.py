@@ -55,7 +55,6 @@ class LayerTable:
             "device": device_name(torch.device(target.device)),
             "target": str(target),
             "threads": threads,
-            "dtype": "float32",
             "versions": self.runtime.versions(),
         }
         self.path = (folder or cache_folder()) / f"latency-{config_hash(self.identity)}.json"
@@ -160,6 +159,7 @@ class Surface:
         self.inputs = self._axis(layer.inputs, self.steps[0], free_inputs)
         self.outputs = self._axis(layer.outputs, self.steps[1], free_outputs)
         self.grid: list[list[float]] = []
+        self._known: dict[Point, float] = {}
 
     def points(self) -> list[Point]:
         """Where the layer has to be timed."""
@@ -178,6 +178,11 @@ class Surface:
         """Milliseconds at these widths; 0 where one of them is."""
         if inputs <= 0 or outputs <= 0:
             return 0.0
+        if (inputs, outputs) not in self._known:
+            self._known[inputs, outputs] = self._ms(inputs, outputs)
+        return self._known[inputs, outputs]
+
+    def _ms(self, inputs: int, outputs: int) -> float:
         depthwise = not self.layer.groups
         i, o = (self.inputs[0], max(inputs, outputs)) if depthwise else (inputs, outputs)
         sides = ((i, self.inputs, self.steps[0]), (o, self.outputs, self.steps[1]))

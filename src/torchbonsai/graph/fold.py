@@ -92,22 +92,22 @@ def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
 
     Between the two may lie copies, factors, and the addition of a bias.
     """
-    operand, reader = log.records[index].inputs[0], index
-    labels = np.concatenate([np.zeros(0, np.int64), *(f.labels.ravel() for f in operand.fields)])
+    reader, which = index, 0
+    labels = np.concatenate([np.zeros(0, np.int64), *(f.labels.ravel() for f in log.records[index].inputs[0].fields)])
     if not labels.size or not labels.all() or _meets(labels, (f.labels for out in log.returned for f in out)):
         return None
     biases: list[Rows] = []
     while True:
-        origins = operand.origins
+        origins = log.records[reader].origins[which]
         if len(origins) != 1 or _read_elsewhere(log, origins[0], reader, labels):
             return None
         reader = origins[0]
         made = log.records[reader]
         name = made.name.rpartition(".")[0]
-        varying = [s for s in made.inputs if s.dynamic]
+        varying = [k for k, s in enumerate(made.inputs) if s.dynamic]
         if len(varying) != 1:
             return None
-        operand = varying[0]
+        which = varying[0]
         if name in _COPIES or (name in _POWER and len(made.inputs) == 1):
             continue
         rows = _rows_of(evidence, log, made, labels)
@@ -120,10 +120,10 @@ def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
 
 def _read_elsewhere(log: Log, maker: int, reader: int, labels: Ints) -> bool:
     return any(
-        maker in s.origins and _meets(labels, (f.labels for f in s.fields))
+        maker in origins and _meets(labels, (f.labels for f in s.fields))
         for k, record in enumerate(log.records)
         if k != reader and record.kind not in _SILENT
-        for s in record.inputs
+        for s, origins in zip(record.inputs, record.origins, strict=True)
     )
 
 

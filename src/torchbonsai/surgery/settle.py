@@ -22,7 +22,7 @@ from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Ints, S
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
-from torchbonsai.graph.prove import Failure, Proof, prove, raw_keep
+from torchbonsai.graph.prove import Cut, Failure, Proof, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
@@ -82,21 +82,26 @@ class Settler:
 
     def _settle(self, graph: ChannelGraph, kept: Bools, *, may_forget: bool) -> Settled:
         plan = make_plan(graph, kept, self.model)
+        small = apply(plan, self.model)
+        cut = Cut(graph.evidence, raw_keep(graph, kept))
         own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
         if own:
-            followed = replace(plan, edits=_merge(plan.edits, own))
-            small = apply(followed, self.model)
-            proof = prove(graph, kept, small, self.example_inputs)
+            _edit(small, own)
+            proof = prove(graph, kept, small, self.example_inputs, cut=cut)
             if proof.failure is None:
+                followed = replace(plan, edits=_merge(plan.edits, own))
                 return self._settled(graph, followed, small, proof)
+            _edit(small, tuple(replace(e, new=e.old) for e in own))
+            _edit(small, plan.edits)
             self.follows = False
-        plan = replace(plan, edits=_merge(plan.edits, self.repairs.again(raw_keep(graph, kept))))
-        small = apply(plan, self.model)
-        proof = prove(graph, kept, small, self.example_inputs)
+        learnt = self.repairs.again(cut.keep)
+        plan = replace(plan, edits=_merge(plan.edits, learnt))
+        _edit(small, learnt)
+        proof = prove(graph, kept, small, self.example_inputs, cut=cut)
         for _ in range(_MOST_REPAIRS):
             if proof.failure is None:
                 return self._settled(graph, plan, small, proof)
-            repaired = self._repair(graph, kept, plan, small, proof.failure)
+            repaired = self._repair(graph, kept, plan, small, proof.failure, cut)
             if repaired is None and may_forget and self.repairs.forget(proof.failure.modules):
                 return self._settle(graph, kept, may_forget=False)  # what is learnt again now would fail again
             if repaired is None:
@@ -122,18 +127,17 @@ class Settler:
 
     # ------------------------------------------------------------------ repair by guess
     def _repair(
-        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
+        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure, cut: Cut
     ) -> tuple[PruningPlan, nn.Module, Proof] | None:
         """The first edit of ints on a running module that carries the proof further, there and at its siblings."""
-        keep = raw_keep(graph, kept)
-        for repair, edits in self.repairs.guesses(small, failure, keep):
-            candidate, proof = self._edited(graph, kept, small, edits)
+        for repair, edits in self.repairs.guesses(small, failure, cut.keep):
+            candidate, proof = self._edited(graph, kept, small, edits, cut)
             if proof.failure is not None and not _further(proof.failure, failure, graph.evidence):
                 continue
             self.repairs.known.append(repair)
             if proof.failure is not None:
-                others, more = self.repairs.siblings(repair, candidate, keep)
-                wider, second = self._edited(graph, kept, candidate, more) if more else (candidate, proof)
+                others, more = self.repairs.siblings(repair, candidate, cut.keep)
+                wider, second = self._edited(graph, kept, candidate, more, cut) if more else (candidate, proof)
                 if more and (second.failure is None or _further(second.failure, proof.failure, graph.evidence)):
                     self.repairs.known += others
                     candidate, proof, edits = wider, second, (*edits, *more)
@@ -141,12 +145,11 @@ class Settler:
         return None
 
     def _edited(
-        self, graph: ChannelGraph, kept: Bools, small: nn.Module, edits: tuple[AttributeEdit, ...]
+        self, graph: ChannelGraph, kept: Bools, small: nn.Module, edits: tuple[AttributeEdit, ...], cut: Cut
     ) -> tuple[nn.Module, Proof]:
         candidate = alias_copy(small)  # the tensors are right already, only attributes differ
-        for edit in edits:
-            set_attribute(candidate, edit)
-        return candidate, prove(graph, kept, candidate, self.example_inputs)
+        _edit(candidate, edits)
+        return candidate, prove(graph, kept, candidate, self.example_inputs, cut=cut)
 
     def _real(self, graph: ChannelGraph, log: Log) -> bool:
         """Does the large network, run for real, agree with what its hollow pass showed?"""
@@ -266,6 +269,11 @@ def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:
     return any(
         g.size == 1 and np.isin(component[_raw(graph, g.offset, g.offset + 1)], atoms).any() for g in graph.groups
     )
+
+
+def _edit(model: nn.Module, edits: tuple[AttributeEdit, ...]) -> None:
+    for edit in edits:
+        set_attribute(model.get_submodule(edit.module), edit)
 
 
 def _line(failure: Failure) -> tuple[str, int, str]:

@@ -128,7 +128,7 @@ def alias_copy(model: nn.Module) -> nn.Module:
     for _, module in walk(model):
         for p in module._parameters.values():
             if p is not None and id(p) not in memo:
-                memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+                memo[id(p)] = with_attributes(nn.Parameter(p.detach(), requires_grad=p.requires_grad), p)
         for b in module._buffers.values():
             if b is not None and id(b) not in memo and b.is_contiguous() and type(b) is torch.Tensor:
                 memo[id(b)] = b.detach().clone()
@@ -143,6 +143,13 @@ def set_mode(model: nn.Module, training: bool) -> None:
         return
     for module in modules:
         module.__dict__["training"] = training
+
+
+def with_attributes(new: nn.Parameter, old: nn.Parameter) -> nn.Parameter:
+    """`new` with what user code hung on `old` (`no_weight_decay` and the like); the tracer's own notes stay behind."""
+    if old.__dict__:  # rarely
+        new.__dict__.update({k: v for k, v in old.__dict__.items() if k != "_bonsai"})
+    return new
 
 
 def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
-from torchbonsai.graph.forward import copy_module, walk
+from torchbonsai.graph.forward import copy_module, walk, with_attributes
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan
 
@@ -67,7 +67,7 @@ def narrow(tensor: torch.Tensor, axes: Any) -> torch.Tensor:
     if value is old or not value.is_contiguous(memory_format=layout):
         value = value.clone(memory_format=layout)
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+        return with_attributes(nn.Parameter(value, requires_grad=tensor.requires_grad), tensor)
     return value
 
 

@@ -335,6 +335,8 @@ def hypotheses(log: Log, index: int, solution: Solution) -> Iterator[list[Equal]
     Where an op cuts or regroups an axis, position j of every part leaves together, or whole parts do.
     """
     record = log.records[index] if index < len(log.records) else None
+    if record is not None and record.kind == "creation":  # as wide as something else, by the code
+        yield from _ties(log, index, solution)
     if record is None or record.kind != "layout":
         return
     fields = [f.labels for out in record.outputs for f in out] + [f.labels for s in record.inputs for f in s.fields]
@@ -354,7 +356,7 @@ def _ties(log: Log, index: int, solution: Solution) -> Iterator[list[Equal]]:
     before = log.records[max(0, index - _NEAR) : index]
     flat = (f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1)
     near = {id(labels): labels for labels in flat if not solution.is_frozen(labels).any()}
-    for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
+    for labels in (*(f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1), *record.fresh):
         fitting = (
             o for o in near.values() if o.size > 1 and labels.size % o.size == 0 and not np.isin(o, labels).any()
         )

@@ -369,13 +369,20 @@ def pad(call: Call) -> None:
         ids = np.arange(labels.size).reshape(labels.shape)
         if not padded:
             call.place(out, axes, ids, labels.ravel())
-        elif len(axes) > 1 or min(pads[axes[0]]) < 0:
-            call.freeze(labels, f"{call.name} pads one of two axes that share labels, or cuts")
+        elif len(padded) > 1 or min(pads[padded[0]]) < 0:
+            call.freeze(labels, f"{call.name} pads two axes that share labels, or cuts")
         else:
-            before, after = pads[axes[0]]
-            made = [call.fresh(before), labels, call.fresh(after)]
-            where = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(made)])
+            at = axes.index(padded[0])
+            before, after = (_made_beside(call, labels, n, at) for n in pads[padded[0]])
+            made = [before, labels, after]
+            where = np.concatenate([np.arange(r.size).reshape(r.shape) + (k << 40) for k, r in enumerate(made)], at)
             call.place_many(out, axes, where, made)
+
+
+def _made_beside(call: Call, labels: Ints, n: int, at: int) -> Ints:
+    """New labels for n more positions along axis `at` of a field."""
+    shape = [n if k == at else size for k, size in enumerate(labels.shape)]
+    return call.fresh(int(np.prod(shape))).reshape(shape)
 
 
 @rule("aten::as_strided", "aten::view_as_real", "aten::view_as_complex", kind="layout")

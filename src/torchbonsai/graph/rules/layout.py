@@ -203,32 +203,43 @@ def view(call: Call) -> None:
         return
     source, target = tuple(x.shape), tuple(out.shape)
     known = call.tracer.expected_axes(0)
-    for k, (axes, labels) in enumerate(call.fields(x)):
+    taken: set[int] = set()
+    for axes, labels in sorted(call.fields(x), key=lambda f: f.axes):
+        k = len(call.set_outputs.get(id(out), ()))
         want = known[k] if known is not None and k < len(known) else None
-        to, ids = regroup(source, target, axes, want)
-        call.place(out, to, ids, labels.ravel())
+        to, ids = regroup(source, target, axes, want, labels.ravel())
+        if taken.isdisjoint(to):
+            taken.update(to)
+            call.place(out, to, ids, labels.ravel())
+        else:  # a kernel flattened with the channels that it reads
+            call.freeze(labels, f"{call.name} makes one axis of it and of another labelled one")
 
 
-def regroup(source: Axes, target: Axes, axes: Axes, want: Axes | None = None) -> tuple[Axes, Ints]:
+def regroup(
+    source: Axes, target: Axes, axes: Axes, want: Axes | None = None, labels: Ints | None = None
+) -> tuple[Axes, Ints]:
     """Where the elements along `axes` of a tensor of shape `source` lie after a view as `target`.
 
-    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids.
+    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids. Elements with
+    the same one of `labels` (of all elements, flat) count as the same.
     """
     i0, i1, o0, o1 = _block(source, target, axes)
     inside = source[i0:i1]
     shape = [n if i0 + k in axes else 1 for k, n in enumerate(inside)]
     ids = np.arange(int(np.prod(shape))).reshape(shape)
     full = np.broadcast_to(ids, inside).reshape(target[o0:o1])
-    return _reduce(full, o0, want)
+    return _reduce(full, o0, want, labels)
 
 
-def _reduce(full: Ints, offset: int, want: Axes | None) -> tuple[Axes, Ints]:
+def _reduce(full: Ints, offset: int, want: Axes | None, labels: Ints | None = None) -> tuple[Axes, Ints]:
     """Drop the axes along which the ids do not vary."""
     keep = []
     for k in range(full.ndim):
         axis = k - sum(1 for j in range(k) if j not in keep)
         first = full.take([0], axis=axis)
         varies = bool((full != first).any())
+        if varies and labels is not None:
+            varies = bool((labels[full] != labels[first]).any())
         if (varies and want is None) or (want is not None and (k + offset in want)):
             keep.append(k)
         elif varies:

@@ -208,19 +208,27 @@ def view(call: Call) -> None:
         return
     source, target = tuple(x.shape), tuple(out.shape)
     known = call.tracer.expected_axes(0)
-    for k, (axes, labels) in enumerate(call.fields(x)):
+    taken: set[int] = set()
+    for axes, labels in sorted(call.fields(x), key=lambda f: f.axes):
+        k = len(call.set_outputs.get(id(out), ()))
         want = known[k] if known is not None and k < len(known) else None
-        to, ids = regroup(source, target, axes, want)
-        if ids.shape == labels.shape and len(to) == 1:
+        to, ids = regroup(source, target, axes, want, labels.ravel())
+        if not taken.isdisjoint(to):  # a kernel flattened with the channels that it reads
+            call.freeze(labels, f"{call.name} makes one axis of it and of another labelled one")
+        elif ids.shape == labels.shape and len(to) == 1:
             call.rename(out, to, labels)
         else:
             call.place(out, to, ids, labels.ravel())
+        taken.update(to)
 
 
-def regroup(source: Axes, target: Axes, axes: Axes, want: Axes | None = None) -> tuple[Axes, Ints]:
+def regroup(
+    source: Axes, target: Axes, axes: Axes, want: Axes | None = None, labels: Ints | None = None
+) -> tuple[Axes, Ints]:
     """Where the elements along `axes` of a tensor of shape `source` lie after a view as `target`.
 
-    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids.
+    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids. Elements with
+    the same one of `labels` (of all elements, flat) count as the same.
     """
     blocks = _blocks(source, target, axes)
     before = [a for i0, i1, _, _ in blocks for a in range(i0, i1)]
@@ -228,16 +236,18 @@ def regroup(source: Axes, target: Axes, axes: Axes, want: Axes | None = None) ->
     shape = [source[a] if a in axes else 1 for a in before]
     ids = positions(tuple(shape))
     full = np.broadcast_to(ids, [source[a] for a in before]).reshape([target[a] for a in after])
-    return _reduce(full, after, want)
+    return _reduce(full, after, want, labels)
 
 
-def _reduce(full: Ints, names: Sequence[int], want: Axes | None) -> tuple[Axes, Ints]:
+def _reduce(full: Ints, names: Sequence[int], want: Axes | None, labels: Ints | None = None) -> tuple[Axes, Ints]:
     """Drop the axes (named `names`) along which the ids do not vary."""
     keep: list[int] = []
     for name in names:
         axis = len(keep)
         first = full.take([0], axis=axis) if full.shape[axis] > 1 else full
         varies = first is not full and bool((full != first).any())
+        if varies and labels is not None:
+            varies = bool((labels[full] != labels[first]).any())
         if (varies and want is None) or (want is not None and name in want):
             keep.append(name)
         elif varies:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from pathlib import Path
 import hypothesis
 import numpy
 import torch
+from _zoo_summary import machine
 
 import torchbonsai
 from torchbonsai.testing.fuzz import Tally, fuzz
@@ -54,6 +56,8 @@ def record(total: Tally, seconds: float) -> dict[str, object]:
     del counts["fates"], counts["failures"]
     return {
         "command": " ".join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
+        "commit": commit(),
+        **machine(),
         "counts": counts,
         "failures": total.failures,
         "fates": {name: dict(sorted(fates.items())) for name, fates in sorted(total.fates.items())},
@@ -62,6 +66,12 @@ def record(total: Tally, seconds: float) -> dict[str, object]:
         "tolerances": {"masked": 1e-9, "poisoned": 1e-9, "dtype": "float64"},
         "versions": versions | {"python": platform.python_version(), "machine": platform.machine()},
     }
+
+
+def commit() -> str:
+    """The commit of this tree; "+" where there were changes on top."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:

@@ -52,6 +52,10 @@ def mixed():
     return Mixed()
 
 
+def grouped():
+    return nn.Sequential(nn.Linear(5, 12), nn.GroupNorm(3, 12), nn.Linear(12, 2))
+
+
 def raises():
     raise KeyError("no such layer")
 '''

@@ -119,3 +119,30 @@ def test_a_backbone_may_lose_outputs(bonsai) -> None:
     assert len(told["outputs"][0]["1"]) == 5
     assert told["verification"]["outputs"] == "kept channels"
     assert "outputs that lose channels" in bonsai("explain lenet --prune-outputs").out
+
+
+def test_blocks_are_passed_on(bonsai) -> None:
+    explained = "explain command_nets:grouped --input 2,5 --json --blocks"
+    for way, size in (("inside", 4), ("whole", 3)):
+        assert [g["channels"] for g in json.loads(bonsai(f"{explained} {way}").out)["groups"]] == [size]
+    told = json.loads(
+        bonsai("prune command_nets:grouped --input 2,5 --keep-channels 0.7 --dry-run --json --blocks whole").out
+    )
+    assert told["groups"] == [{"name": "0", "channels": 3, "kept": 2}]
+    assert told["verification"]["exact"]
+
+
+def test_where_the_network_will_run(bonsai, monkeypatch, tmp_path) -> None:
+    """Milliseconds depend on the machine, so a budget of MACs is spent for a device here; latencies: tests/pruning."""
+    monkeypatch.setenv("TORCHBONSAI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("torchbonsai.pruning.meters.SECONDS", 0.02)
+    told = json.loads(bonsai("prune lenet --keep-macs 0.5 --on cpu:eager --dry-run --json").out)
+    assert told["cost"]["after"]["macs"] <= 0.5 * told["cost"]["before"]["macs"]
+    assert told["latency"]["on"] == "cpu:eager"
+    assert told["latency"]["dense_ms"] > 0
+    said = bonsai("prune lenet --keep-peak-bytes 0.7 --keep-model-bytes 900000 --on cpu:eager --out small")
+    assert said.code == 0
+    assert "measured in turns on cpu:eager" in said.out
+    assert sum(p.numel() * 4 for p in tb.load("small").parameters()) <= 900_000
+    assert bonsai("prune lenet --latency 0.5 --dry-run").code == 2  # on what?
+    assert bonsai("prune lenet --latency 0.5 --on cpu --dry-run").code == 2

@@ -35,7 +35,7 @@ def test_the_live_table_fills_in() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=160, color_system=None)
     records = block({("untrained", "l1"): [0.7, 0.8], ("untrained", "dense"): [0.9]})
-    with Live(demo_config("out", 2), console) as live:
+    with Live([("4x", "equal-epochs"), ("16x", "equal-epochs")], console) as live:
         for record in records:
             live.on_record(record)
         live._live.refresh()
@@ -46,7 +46,7 @@ def test_the_live_table_fills_in() -> None:
 
 def test_where_there_is_no_terminal_a_run_is_a_line() -> None:
     screen = io.StringIO()
-    with Live(demo_config("out", 2), Console(file=screen)) as live:
+    with Live([("4x", "equal-epochs")], Console(file=screen)) as live:
         for record in block({("untrained", "l1"): [0.7, 0.8]}):
             live.on_record(record)
     lines = screen.getvalue().splitlines()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from torchbonsai.core.errors import ConfigError
-from torchbonsai.data import Splits, TestSplit, TrainSplit, ValSplit, batches, normalise
-from torchbonsai.data.batches import augmented, check_augment
+from torchbonsai.data import Splits, TestSplit, TrainSplit, ValSplit, augment, batches, normalise
+from torchbonsai.data.augment import check_augment, draw
 
 
 @pytest.fixture
@@ -20,6 +20,12 @@ def splits() -> Splits:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def augmented(
+    x: torch.Tensor, splits: Splits, names: tuple[str, ...], generator: torch.Generator, sizes: tuple[int, ...] = (50,)
+) -> torch.Tensor:
+    return augment.augmented(x, splits, names, draw(sizes, x.shape, names, generator))
 
 
 def test_normalise(splits: Splits) -> None:
@@ -77,6 +83,24 @@ def test_same_generator_same_batch_and_global_state_untouched(splits: Splits) ->
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_numbers_are_drawn_batch_after_batch(splits: Splits) -> None:
+    """An epoch at once is the same as its batches one by one."""
+    everything, x = ("crop", "flip", "cutout"), splits.train.x
+    whole, one_by_one = augmented(x, splits, everything, generator(), (30, 20)), generator()
+    parts = [augmented(part, splits, everything, one_by_one, (len(part),)) for part in x.split([30, 20])]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_crop_and_flip_together_are_one_after_the_other(splits: Splits) -> None:
+    drawn = draw((50,), splits.train.x.shape, ("crop", "flip"), generator())
+    assert drawn.shape == (3, 50)
+    out = augment.augmented(splits.train.x, splits, ("crop", "flip"), drawn)
+    padded = normalise(torch.nn.functional.pad(splits.train.x, (2, 2, 2, 2)), splits)
+    for image, whole, (top, left, flip) in zip(out, padded, drawn.T.tolist(), strict=True):
+        cropped = whole[:, top : top + 9, left : left + 13]
+        assert torch.equal(image, cropped.flip(2) if flip else cropped)
 
 
 @pytest.mark.parametrize("wrong", [("rotate",), ("flip", "flip"), ("crop", "mixup")])

@@ -118,3 +118,12 @@ def test_two_traces_say_the_same(pictures):
     assert first.axes.keys() == second.axes.keys()
     for name, axes in first.axes.items():
         assert all((atoms == second.axes[name][axis]).all() for axis, atoms in axes.items())
+
+
+def test_copies_do_not_change_once_something_was_compiled(monkeypatch):
+    """torch.compile wraps nn.Module.__setstate__ for the whole process; copies of hooked weights went wrong then."""
+    guarded = nn.Module.__setstate__
+    monkeypatch.setattr(nn.Module, "__setstate__", lambda self, state: guarded(self, state))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    nn.utils.prune.random_unstructured(model[0], "weight", 0.5)
+    assert tb.trace(model, torch.zeros(1, 3, 8, 8)).n_atoms == 8

@@ -77,3 +77,131 @@ def test_a_tensor_whose_memory_is_given_back_freezes_nothing():
     result = tb.prune(Reversible(), torch.randn(2, 3, 8, 8), budget=HALF)
     assert result.model.a.out_channels == 4
     assert result.verification.exact
+
+
+class TrainOnlyHead(nn.Module):
+    """A head that exists in training alone and needs a larger picture than the rest does."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, stride=2)
+        self.body = nn.Conv2d(64, 64, 3)
+        self.narrow, self.wide = nn.Conv2d(64, 12, 1), nn.Conv2d(12, 8, 40)
+        self.head, self.aux = nn.Linear(64, 2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.body(self.stem(x).relu()).relu()
+        out = self.head(x.mean((2, 3)))
+        return (out, self.aux(self.wide(self.narrow(x)).mean((2, 3)))) if self.training else out
+
+
+def test_a_head_of_training_that_does_not_run_on_the_crop_is_traced_on_the_whole_picture():
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 128, 128)
+    result = tb.prune(TrainOnlyHead(), x, budget=HALF, scope="uniform")
+    assert any(log.crop for log in result.graph.evidence.proofs)  # or the test tests nothing
+    assert result.model.narrow.out_channels == 6
+    assert [o.shape for o in result.model.train()(x)] == [(1, 2), (1, 2)]
+
+
+def test_what_a_broken_train_pass_has_reached_stays_whole():
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 40, 40)  # too small for the head of training, so that nobody knows what reads `narrow`
+    result = tb.prune(TrainOnlyHead(), x, budget=HALF, scope="uniform")
+    assert result.model.body.out_channels == 32
+    assert result.model.narrow.out_channels == 12
+    assert any("train mode" in note for note in result.notes)
+
+
+class Remembering(nn.Module):
+    """Keeps what it made of a parameter in eval mode, and uses it in the next forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.scale = nn.Parameter(torch.randn(8))
+        self.head = nn.Linear(8, 2)
+        self.kept = {}
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).mean((2, 3))
+        if "bias" not in self.kept:
+            self.kept["bias"] = torch.sigmoid(self.scale)[None]
+        return self.head(x * self.kept["bias"])
+
+    def train(self, mode=True):
+        self.kept = {}
+        return super().train(mode)
+
+
+def test_a_forward_that_keeps_what_it_computed_is_verified_from_the_start_each_time():
+    torch.manual_seed(0)
+    result = tb.prune(Remembering(), torch.randn(1, 3, 8, 8), budget=HALF)
+    assert result.model.conv.out_channels == 4
+    assert result.verification.exact
+
+
+class Mixed(nn.Module):
+    """Parts of unequal widths, whose sizes are a list of the module."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.sizes = list(sizes)
+        self.expand = nn.Conv2d(12, sum(sizes), 1)
+        self.parts = nn.ModuleList(nn.Conv2d(n, n, 3, padding=1, groups=n) for n in sizes)
+        self.project = nn.Conv2d(sum(sizes), 12, 1)
+
+    def forward(self, x):
+        parts = torch.split(self.expand(x), self.sizes, 1)
+        return x + self.project(torch.cat([f(p) for f, p in zip(self.parts, parts, strict=True)], 1))
+
+
+class Blocks(nn.Sequential):
+    """Blocks of one class between a stem and a head."""
+
+    def __init__(self, *blocks):
+        super().__init__(nn.Conv2d(3, 12, 3), *blocks, nn.Conv2d(12, 4, 1))
+
+
+def proofs_of(monkeypatch, net, x):
+    """The result, and how many proofs it took."""
+    from torchbonsai.surgery import settle
+
+    count, real = [], settle.prove
+    monkeypatch.setattr(settle, "prove", lambda *args, **kwargs: count.append(1) or real(*args, **kwargs))
+    return tb.prune(net, x, budget=HALF, criterion=tb.criteria.Random(seed=0)), len(count)
+
+
+def test_one_repair_mends_every_module_that_runs_the_same_line(monkeypatch):
+    torch.manual_seed(0)
+    blocks = [Mixed(8, 6, 4), Mixed(10, 8), Mixed(6, 6, 6, 4), Mixed(14, 8, 2), Mixed(4, 10), Mixed(6, 8, 6)]
+    result, count = proofs_of(monkeypatch, Blocks(*blocks), torch.randn(1, 3, 8, 8))
+    assert result.verification.exact
+    assert not [f for f in result.graph.frozen if "baked" in f.reason]
+    assert count <= 5  # alone, each block takes one or more
+
+
+class Chained(nn.Module):
+    """Equal parts of a width that is a number of the module, each added to the next."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.expand = nn.Conv2d(12, 3 * width, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.project = nn.Conv2d(3 * width, 12, 1)
+
+    def forward(self, x):
+        first, second, third = torch.split(self.expand(x), self.width, 1)
+        a = self.convs[0](first)
+        return x + self.project(torch.cat([a, self.convs[1](a + second), third], 1))
+
+
+def test_one_assumption_holds_at_the_same_line_whatever_the_width(monkeypatch):
+    torch.manual_seed(0)
+    result, count = proofs_of(
+        monkeypatch, Blocks(*(Chained(n) for n in (6, 8, 10, 12, 14, 16))), torch.randn(1, 3, 8, 8)
+    )
+    assert result.verification.exact
+    assert not [f for f in result.graph.frozen if "baked" in f.reason]
+    assert count <= 14

@@ -32,7 +32,7 @@ def test_empty_budget():
 
 def test_unknown_option_is_not_accepted():
     with pytest.raises(TypeError):
-        Budget(latency=0.5)
+        Budget(flops=0.5)
 
 
 def test_numpy_numbers_become_plain():

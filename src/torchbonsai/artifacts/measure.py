@@ -179,7 +179,7 @@ def _row(
 
 def _size(given: GivenModel, examples: list[Any]) -> Size:
     cost = CostModel(observe(given.model, given.inputs)).dense
-    layers = list(record(given.model, given.inputs).layers.values())
+    layers = [layer for layer, _ in record(given.model, given.inputs).layers.values()]
     weighed = [(_weight(layer), _odd(layer)) for layer in layers]
     odd = sum(w for w, is_odd in weighed if is_odd) / max(sum(w for w, _ in weighed), 1)
     peaks = tuple(peak_bytes(given.model, example) for example in examples)

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,6 +26,8 @@ class Arguments:
     given: Annotated[ModelArguments, tyro.conf.arg(name="")]
     prune_outputs: bool = False
     """As if the outputs may lose channels too."""
+    blocks: Literal["whole", "inside"] | None = None
+    """Of attention heads and other equal blocks: whole ones leave, or the same positions inside each."""
     json: bool = False
     """Print JSON."""
 
@@ -33,7 +35,7 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Trace and print."""
     given = arguments.given.opened()
-    graph = trace(given.model, given.inputs, prune_outputs=arguments.prune_outputs)
+    graph = trace(given.model, given.inputs, prune_outputs=arguments.prune_outputs, blocks=arguments.blocks)
     if arguments.json:
         json.dump(as_json(given, graph), sys.stdout, indent=1)
         print()

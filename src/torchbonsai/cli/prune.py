@@ -17,21 +17,24 @@ from torchbonsai.artifacts.given import GivenModel
 from torchbonsai.artifacts.save import save
 from torchbonsai.cli.explain import heading
 from torchbonsai.cli.given import ModelArguments
+from torchbonsai.cli.told import told
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.core.units import MACS_CONVENTION, human
-from torchbonsai.criteria import Criterion, Magnitude, Random
 from torchbonsai.graph.channel_graph import Frozen
 from torchbonsai.pruning.prune import PruneResult, prune
 from torchbonsai.selection.budget import Budget
+from torchbonsai.study.methods import Method, criterion_of
 from torchbonsai.surgery.plan import PruningPlan, compose
+
+_KEPT = ("macs", "params", "channels", "peak_bytes", "model_bytes")
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Remove channels of a model until it costs what you say, and save the small network.
 
-    At least one of --keep-macs, --keep-params, --keep-channels: a share to keep (0.5), or an absolute ceiling (an
-    integer). The small network is compared with the large one, removed channels masked, before anything is saved.
+    At least one of the --keep- options (a share to keep, 0.5, or an absolute ceiling, an integer), --latency or
+    --latency-ms. The small network is compared with the large one, removed channels masked, before anything is saved.
     """
 
     given: Annotated[ModelArguments, tyro.conf.arg(name="")]
@@ -41,10 +44,21 @@ class Arguments:
     """Parameters."""
     keep_channels: int | float | None = None
     """Of the channels that can be removed."""
-    criterion: Literal["l2", "l1", "random"] = "l2"
-    """What says which channels go: the smallest weights, or chance."""
-    scope: Literal["global", "uniform"] = "global"
-    """One ranking over all groups, or the same share of each."""
+    keep_peak_bytes: int | float | None = None
+    """Of the most that the activations of a forward pass take at a time."""
+    keep_model_bytes: int | float | None = None
+    """Of parameters and buffers."""
+    latency: float | None = None
+    """The share of the time of a forward pass to keep, as measured where --on says, to 10 %."""
+    latency_ms: float | None = None
+    """The same in milliseconds."""
+    on: str | None = None
+    """Where the network will run: cpu:onnxruntime, cpu:eager, cpu:compile, cuda:compile, cpu:eager:channels_last.
+    Widths are then what that device likes, and the layers that are slow there get narrower first."""
+    criterion: Literal["l2", "l1", "lamp", "fpgm", "bn-scale", "synflow", "random"] = "l2"
+    """What says which channels go: a method that needs no data, or chance."""
+    scope: Literal["global", "uniform", "knapsack"] = "global"
+    """One ranking over all groups, the same share of each, or one ranking by score per cost."""
     round_to: int = 1
     """Widths are multiples of this; 8 or 16 suit most kernels."""
     min_channels: int = 1
@@ -55,6 +69,9 @@ class Arguments:
     """Modules whose channels may go; all others stay whole."""
     prune_outputs: bool = False
     """Let the outputs lose channels too, as for a backbone whose reader is not here."""
+    blocks: Literal["whole", "inside"] | None = None
+    """Of attention heads and other equal blocks: whole ones leave, or the same positions inside each. Default: what
+    leaves more to choose from."""
     out: str | None = None
     """Folder for the small network."""
     dry_run: bool = False
@@ -67,18 +84,20 @@ def run(arguments: Arguments) -> int:
     """Prune, show, save."""
     budget = _budget(arguments)
     given = arguments.given.opened()
-    result = prune(
-        given.model,
-        given.inputs,
-        budget=budget,
-        criterion=_criterion(arguments),
-        scope=arguments.scope,
-        round_to=arguments.round_to,
-        min_channels=arguments.min_channels,
-        ignore=arguments.ignore,
-        only=arguments.only or None,
-        prune_outputs=arguments.prune_outputs,
-    )
+    with told("torchbonsai"):
+        result = prune(
+            given.model,
+            given.inputs,
+            budget=budget,
+            criterion=criterion_of(Method(arguments.criterion), arguments.given.seed),
+            scope=arguments.scope,
+            round_to=arguments.round_to,
+            min_channels=arguments.min_channels,
+            ignore=arguments.ignore,
+            only=arguments.only or None,
+            prune_outputs=arguments.prune_outputs,
+            blocks=arguments.blocks,
+        )
     folder = None if arguments.dry_run else _saved(given, result, str(arguments.out))
     if arguments.json:
         json.dump(as_json(given, result, folder), sys.stdout, indent=1)
@@ -98,6 +117,8 @@ def show(given: GivenModel, result: PruneResult, folder: Path | None) -> None:
     for note in result.notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     console.print(Text(costs(result)), soft_wrap=True)
+    if result.latency is not None:
+        console.print(Text(f"latency {result.latency}"), soft_wrap=True)
     console.print(Text(f"the small network {result.verification}"), soft_wrap=True)
     console.print(Text(where(folder)), soft_wrap=True)
 
@@ -159,6 +180,7 @@ def as_json(given: GivenModel, result: PruneResult, folder: Path | None) -> dict
         "frozen": [{"name": f.name, "channels": f.size, "reason": reason(f)} for f in result.graph.frozen],
         "notes": list(result.notes),
         "cost": asdict(result.cost),
+        "latency": None if result.latency is None else asdict(result.latency),
         "verification": asdict(result.verification),
         "outputs": [{str(axis): k.tolist() for axis, k in axes.items()} for axes in result.plan.outputs],
         "folder": None if folder is None else str(folder),
@@ -172,19 +194,15 @@ def _saved(given: GivenModel, result: PruneResult, out: str) -> Path:
 
 
 def _budget(arguments: Arguments) -> Budget:
-    amounts = (arguments.keep_macs, arguments.keep_params, arguments.keep_channels)
-    if amounts == (None, None, None):
+    kept = {name: getattr(arguments, f"keep_{name}") for name in _KEPT}
+    amounts = kept | {"latency": arguments.latency, "latency_ms": arguments.latency_ms}
+    if all(amount is None for amount in amounts.values()):
         must = "bonsai prune must be told how much to keep"
-        raise _wrong(must, "no budget", "give --keep-macs 0.5, --keep-params or --keep-channels")
+        options = ", ".join(f"--keep-{name.replace('_', '-')}" for name in _KEPT)
+        raise _wrong(must, "no budget", f"give --keep-macs 0.5, or another of {options}, --latency, --latency-ms")
     if arguments.out is None and not arguments.dry_run:
         raise _wrong("the small network needs a folder", "no --out", "give --out DIR, or --dry-run to save nothing")
-    return Budget(*amounts)
-
-
-def _criterion(arguments: Arguments) -> Criterion:
-    if arguments.criterion == "random":
-        return Random(seed=arguments.given.seed)
-    return Magnitude(p=2 if arguments.criterion == "l2" else 1)
+    return Budget(**amounts, on=arguments.on)
 
 
 def _wrong(must: str, got: str, way_out: str) -> ConfigError:

@@ -38,11 +38,14 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """ops: names, in order. blocks: in the order of their birth. layers: op number -> the layer that it runs."""
+    """ops: names, in order. blocks: in the order of their birth.
+
+    layers: op number -> (the layer that it runs, its operand), see `layer_of`.
+    """
 
     ops: tuple[str, ...]
     blocks: tuple[Block, ...]
-    layers: dict[int, Layer]
+    layers: dict[int, tuple[Layer, int]]
 
 
 def record(model: nn.Module, example_inputs: Any) -> Tape:
@@ -66,7 +69,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.given = {t.untyped_storage()._cdata: StorageWeakRef(t.untyped_storage()) for t in given}
         self.ops: list[str] = []
-        self.layers: dict[int, Layer] = {}
+        self.layers: dict[int, tuple[Layer, int]] = {}
         self.live: dict[int, tuple[StorageWeakRef, int]] = {}
         self.made: list[tuple[int, int, int]] = []
         self.dies: dict[int, int] = {}

@@ -9,8 +9,9 @@ multiplied by zero where a contraction reads it, as if removed.
 Deviations: only the abstract could be read, so all settings are ours: masks a group at a time (or over all groups at
 once), the keep probability, the designs of masks, −loss rather than accuracy, the number of masks, stopping early.
 Known problems: a linear model of a loss that is not: the effects hold for about the share of channels that masks leave
-on. On images that the network has memorised the loss hardly moves; take images that it has not seen. Scores are
-estimates: `result.details` has their standard errors.
+on. Too few images: the lowest scores are then of channels whose removal mends the few that the network gets wrong, and
+the errors, which speak of masks alone, do not show it. On images that the network has memorised the loss hardly moves;
+take images that it has not seen. Scores are estimates: `result.details` has their standard errors.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class LinearFilterEnsembles:
     """
 
     masks_per_channel: float = 4
-    keep: float = 0.5
-    design: Design = "hadamard"
+    keep: float = 0.9
+    design: Design = "balanced"
     drawn: Literal["layer", "global"] = "layer"
     performance: Literal["loss", "accuracy"] = "loss"
     ridge: float = 0.0
@@ -95,7 +96,7 @@ class LinearFilterEnsembles:
         """{group: (n atoms,) float64}, in units of the performance; may be negative.
 
         Raises DataError without batches; PruningError where a masked loss is not finite, or where the masks cannot
-        tell the channels apart. Notes say where masks take full forwards, and how sure the scores are.
+        tell the channels apart. A note says where masks take full forwards, and why.
         """
         fits = dict(self.fits(context))
         ordered = {g.name: fits[g.name] for g in context.graph.groups}
@@ -130,7 +131,7 @@ class LinearFilterEnsembles:
         """Draw, evaluate and fit, in rounds."""
         generator = np.random.default_rng((self.seed, number))
         most = self.masks_per_channel * len(atoms)
-        masks = self._first(len(atoms), most, generator)
+        masks = self.first_masks(len(atoms), generator)
         performance: Floats = -masked.losses(atoms, masks)
         fit, settled = fit_linear(masks, performance, self.ridge), None
         while self.cut is not None:
@@ -143,11 +144,14 @@ class LinearFilterEnsembles:
         context.details["forward_passes"] += len(masks)
         return replace(fit, settled=settled)
 
-    def _first(self, n: int, wanted: float, generator: np.random.Generator) -> Masks:
-        """Rounds until the effects can be told apart, and until there are enough where nothing stops early."""
+    def first_masks(self, n: int, generator: np.random.Generator) -> Masks:
+        """(K, n) rounds until the effects can be told apart, and until there are enough where nothing stops early.
+
+        Raises PruningError where the effects cannot be told apart.
+        """
         masks = draw_round(self.design, n, self.keep, generator)
         for _ in range(_MOST_ROUNDS):
-            enough = self.cut is not None or len(masks) >= wanted
+            enough = self.cut is not None or len(masks) >= self.masks_per_channel * n
             if enough and len(masks) > 2 and (self.ridge > 0 or identifiable(masks)):
                 return masks
             masks = np.concatenate([masks, draw_round(self.design, n, self.keep, generator)])

@@ -20,6 +20,11 @@ Bools = npt.NDArray[np.bool_]
 Selection = Mapping[str, Bools]
 """Group name -> (n atoms,) bool, True = keep. A group that is not named stays whole."""
 
+Way = Literal["whole", "inside"]
+Blocks = Mapping[str, Way]
+"""Module path -> where channels lie in equal blocks (attention heads, groups of a group norm, maxout): whole blocks
+leave, or the same positions inside every block."""
+
 Role = Literal["produces", "consumes", "follows"]
 Output = Mapping[tuple[int, ...], Ints]
 """Of a tensor that the forward returns: axes -> atoms along them, FROZEN where a position always stays."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 
@@ -13,7 +12,7 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.graph.channel_graph import ChannelGraph
 from torchbonsai.pruning.schedules import Schedule
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
-from torchbonsai.selection.select import select
+from torchbonsai.selection.select import Scope, select
 from torchbonsai.selection.widths import widths_by_group
 from torchbonsai.surgery.plan import PruningPlan
 
@@ -28,19 +27,19 @@ class Approach:
     graph: ChannelGraph
     budget: Budget
     schedule: Schedule
-    scope: Literal["global", "uniform"]
+    scope: Scope
     round_to: Numbers
     min_channels: Numbers
     dense: Cost = field(init=False)
     widths: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.budget.zeros or self.budget.shares:
+        if self.budget.zeros or self.budget.shares or self.budget.measured:
             raise ConfigError(
                 message(
                     "a Pruner's budget is of macs, params, channels or widths, which a schedule can approach",
                     repr(self.budget),
-                    "zeros and shares are cut once, and have no way there",
+                    "zeros, shares, memory and latency are cut to once, and have no way there",
                     "use tb.prune for them",
                 )
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,10 +11,41 @@ from torch import nn
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.graph.build import build
-from torchbonsai.graph.channel_graph import ChannelGraph, Ints
+from torchbonsai.graph.channel_graph import Blocks, ChannelGraph, Ints, Way
 from torchbonsai.graph.evidence import Evidence
 
 Named = Iterable[Any] | str | None
+
+
+Wanted = Way | Mapping[str, Way] | None
+
+
+def resolved(model: nn.Module, blocks: Wanted) -> Blocks:
+    """Module path -> what leaves where channels lie in blocks; a pattern means all below, and the last one wins.
+
+    Raises ConfigError for a pattern that names no module, and for another word than "whole" or "inside".
+    """
+    wanted = blocks if isinstance(blocks, Mapping) else {} if blocks is None else {"*": blocks}
+    paths = [p for p, _ in model.named_modules(remove_duplicate=False)]
+    found: dict[str, Way] = {}
+    for pattern, way in wanted.items():
+        below = [p for p in paths if any(fnmatchcase(above, pattern) for above in _and_above(p))]
+        if way not in ("whole", "inside") or not below:
+            raise ConfigError(
+                message(
+                    'blocks= must be "whole" or "inside", or a dict of these by module name or pattern.',
+                    f"{pattern!r}: {way!r}",
+                    "a typing error" if below else "no module has such a name",
+                    f"near matches: {get_close_matches(pattern, paths, 3)}",
+                )
+            )
+        found |= dict.fromkeys(below, way)
+    return found
+
+
+def _and_above(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[: k + 1]) for k in range(len(parts))]
 
 
 def restrict(graph: ChannelGraph, model: nn.Module, ignore: Named = (), only: Named = None) -> ChannelGraph:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +14,19 @@ from torchbonsai.core.errors import PlanError, message
 from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
-from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Selection
+from torchbonsai.graph.blocks import Asked
+from torchbonsai.graph.channel_graph import Blocks, ChannelGraph, Selection
 from torchbonsai.graph.forward import alias_copy, collector_at_rest, permanent, unwrap
 from torchbonsai.graph.outputs import Narrow
 from torchbonsai.graph.trace import observe
-from torchbonsai.pruning.controls import Named, restrict
+from torchbonsai.pruning.controls import Named, Wanted, resolved, restrict
+from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
-from torchbonsai.selection.select import select
+from torchbonsai.selection.select import Scope, select
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
-from torchbonsai.surgery.settle import Settled, Settler
+from torchbonsai.surgery.settle import Settler
 from torchbonsai.surgery.verify import NOT_COMPARED, Verification
 from torchbonsai.surgery.verify import verify as compare_with_masked
 
@@ -44,6 +46,7 @@ class PruneResult:
     """model: the small network, of the user's own class. scores: higher = keep, before normalising.
 
     details: what the criterion found out beside the scores, by name (standard errors, say); see its documentation.
+    latency: as measured, where the budget says on what device.
     """
 
     model: nn.Module
@@ -55,14 +58,17 @@ class PruneResult:
     selection: Selection
     notes: tuple[str, ...] = field(default=())
     details: Mapping[str, Any] = field(default_factory=dict)
+    latency: Clocked | None = None
 
 
-def trace(model: nn.Module, example_inputs: Any, *, prune_outputs: Narrow = False) -> ChannelGraph:
+def trace(
+    model: nn.Module, example_inputs: Any, *, prune_outputs: Narrow = False, blocks: Wanted = None
+) -> ChannelGraph:
     """Find the channel groups of `model`, and what is frozen, by which op at which line.
 
     One forward pass in eval mode and one in train mode on a copy, then a trial cut of half of every group, so that
     widths baked into Python show. example_inputs: a Tensor, a tuple of positional or a dict of keyword inputs, or a
-    list of these (several examples, traces joined). prune_outputs: outputs that may lose channels, as for `prune`. The
+    list of these (several examples, traces joined). prune_outputs, blocks: as for `prune`. The
     model, its buffers, flags and the random state stay as found. Raises TraceError where the forward does not run.
 
     >>> import torch, torchbonsai as tb
@@ -75,10 +81,13 @@ def trace(model: nn.Module, example_inputs: Any, *, prune_outputs: Narrow = Fals
     """
     model = permanent(unwrap(model))
     with collector_at_rest():
-        graph = observe(model, example_inputs, narrow=prune_outputs)
-        settler = Settler(
-            model, example_inputs, graph, lambda: observe(model, example_inputs, hollow=False, narrow=prune_outputs)
-        )
+        asked = Asked(prune_outputs, resolved(model, blocks))
+
+        def observed(hollow: bool, blocks: Blocks) -> ChannelGraph:
+            return observe(model, example_inputs, hollow, replace(asked, blocks=blocks))
+
+        graph = observed(True, asked.blocks)
+        settler = Settler(model, example_inputs, graph, observed)
         return _probe(settler, graph)
 
 
@@ -105,7 +114,7 @@ def prune(
     *,
     budget: Budget,
     criterion: Criterion | None = None,
-    scope: Literal["global", "uniform"] = "global",
+    scope: Scope = "global",
     round_to: int | Mapping[str, int] = 1,
     min_channels: int | Mapping[str, int] = 1,
     ignore: Named = (),
@@ -114,13 +123,17 @@ def prune(
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
     verify: bool = True,
     prune_outputs: Narrow = False,
+    blocks: Wanted = None,
 ) -> PruneResult:
     """Remove channels until `budget` is met, and check that the small network equals the masked large one.
 
     criterion: default `Magnitude(p=2)`. scope: "global" ranks all channels together, "uniform" takes the same share of
-    every group. batches, loss: for criteria that need data. verify=False skips the numbers, never the proof of the
-    routing. prune_outputs: for backbones; True, or names or positions of outputs that may lose channels, which are then
-    compared on the channels that stay (`plan.outputs`). The given model is never touched.
+    every group, "knapsack" ranks by score per cost. batches, loss: for criteria that need data. verify=False skips the
+    numbers, never the proof of the routing. prune_outputs: for backbones; True, or names or positions of outputs that
+    may lose channels, which are then compared on the channels that stay (`plan.outputs`). blocks: what leaves where
+    channels lie in equal blocks (attention heads, groups of a GroupNorm, maxout): "whole" blocks, or the same positions
+    "inside" each; or a dict of these by module name or pattern. By default what leaves more to choose from, the other
+    where that fails. The given model is never touched.
 
     Raises TraceError, ConfigError, BudgetError, DataError, PlanError or VerificationError, each with its way out.
 
@@ -136,19 +149,23 @@ def prune(
     criterion = criterion if criterion is not None else Magnitude(p=2)
     with collector_at_rest():
 
-        def observed(hollow: bool) -> ChannelGraph:
-            return restrict(observe(model, example_inputs, hollow, prune_outputs), model, ignore, only)
+        def observed(hollow: bool, blocks: Blocks) -> ChannelGraph:
+            graph = observe(model, example_inputs, hollow, Asked(prune_outputs, blocks))
+            return restrict(graph, model, ignore, only)
 
-        graph = observed(hollow=True)
-        settler = Settler(model, example_inputs, graph, lambda: observed(hollow=False))
+        graph = observed(True, resolved(model, blocks))
+        settler = Settler(model, example_inputs, graph, observed)
         known = None
-        scored = alias_copy(model)  # its forward may write into buffers and attributes
+        scored = model
         if criterion.needs & NEEDS_DATA:
+            scored = alias_copy(model)  # its forward may write into buffers and attributes
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
+        meters, context = Meters(model, example_inputs, budget), None
         for _ in range(_MOST_ROUNDS):
-            context = ScoringContext(graph, scored, known, loss, example_inputs)
-            scores = context.resolve(criterion)
+            if context is None or context.graph is not graph:
+                context = ScoringContext(graph, scored, known, loss, example_inputs)
+                scores = context.resolve(criterion)
             if budget.zeros:
                 selection = select_zeros(graph, settler, model, example_inputs)
             else:
@@ -160,37 +177,42 @@ def prune(
                     round_to=round_to,
                     min_channels=min_channels,
                     normalise=criterion.normalise,
+                    measures=meters.of(graph),
                 )
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
             if settled.plan is not None:
-                if budget.zeros and kept.all():
-                    context.notes.append("no channel is zero: nothing was removed")
-                return _result(settled, given, model, example_inputs, kept, scores, selection, context, verify)
-            graph = settled.graph
+                if (budget.zeros or budget.outliers is not None) and kept.all():
+                    what = "zero" if budget.zeros else "an outlier"
+                    context.notes.append(f"no channel is {what}: nothing was removed")
+                chosen = meters.judge(Candidate(settled, kept, selection))
+                if chosen is not None:
+                    return _result(chosen, given, model, example_inputs, scores, context, verify)
+            else:
+                graph = settled.graph
     raise _endless()
 
 
 def _result(
-    settled: Settled,
+    chosen: Candidate,
     given: nn.Module,
     model: nn.Module,
     example_inputs: Any,
-    kept: Bools,
     scores: Scores,
-    selection: Selection,
     context: ScoringContext,
     compare: bool,
 ) -> PruneResult:
+    settled, kept = chosen.settled, chosen.kept
     graph, plan, small = settled.graph, settled.plan, settled.small
     assert plan is not None
     assert small is not None
     checked = compare_with_masked(graph, plan, kept, model, small, example_inputs) if compare else NOT_COMPARED
     costs = CostModel(graph)
     remember(plan, given if given is model else model)
-    notes = (*graph.notes, *context.notes)
+    notes = (*graph.notes, *context.notes, *map(str, plan.scales))
     cost = Costs(costs.dense, costs.of(kept))
-    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, context.details)
+    selection, details, clocked = chosen.selection, context.details, chosen.clocked
+    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, details, clocked)
 
 
 def _endless() -> PlanError:

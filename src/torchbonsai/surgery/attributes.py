@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchbonsai.graph.forward import walk
 from torchbonsai.surgery.plan import AttributeEdit
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -27,12 +28,12 @@ def standard_edits(
     """How `in_channels`, `num_features`, `normalized_shape` and the like change under `kept`."""
     touched = {n.rpartition(".")[0].split(".parametrizations")[0] for n in kept}
     edits: list[AttributeEdit] = []
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in walk(model):
         if path not in touched:
             continue
         prefix = f"{path}." if path else ""
-        after = _small_shapes(prefix, module, kept, shapes)
-        for attribute, new in _expected(module, after).items():
+        after, stays = _small_shapes(prefix, module, kept, shapes)
+        for attribute, new in _expected(module, after, stays).items():
             old = getattr(module, attribute)
             if old != new:
                 edits.append(AttributeEdit(path, attribute, old, new))
@@ -41,9 +42,10 @@ def standard_edits(
 
 def _small_shapes(
     prefix: str, module: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-    """The shapes that the module's own weight and bias will have."""
+) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.Tensor]]:
+    """The shapes that the module's own weight and bias will have, and what stays along their first axis if not all."""
     found: dict[str, tuple[int, ...]] = {}
+    stays: dict[str, torch.Tensor] = {}
     for short in ("weight", "bias", "running_mean", "in_proj_weight"):
         value = getattr(module, short, None)
         if not isinstance(value, torch.Tensor):
@@ -55,10 +57,19 @@ def _small_shapes(
         axes = kept[name] if name is not None else {}
         same_rank = name is None or len(shapes[name]) == value.dim()
         found[short] = tuple(len(axes[a]) if same_rank and a in axes else n for a, n in enumerate(value.shape))
-    return found
+        if 0 in axes:
+            stays[short] = axes[0]
+    return found, stays
 
 
-def _expected(module: nn.Module, after: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _blocks(stays: torch.Tensor | None, count: int, size: int) -> int:
+    """Of `count` blocks of positions, each `size` long, how many keep any? stays: None for all positions."""
+    return count if stays is None else int(torch.unique(stays // size % count).numel())
+
+
+def _expected(
+    module: nn.Module, after: Mapping[str, tuple[int, ...]], stays: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
     weight = after.get("weight", ())
     if isinstance(module, CONVOLUTIONS) and weight:
         return _convolution(module, weight)
@@ -69,14 +80,16 @@ def _expected(module: nn.Module, after: Mapping[str, tuple[int, ...]]) -> dict[s
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight:
         return {"normalized_shape": tuple(weight)}
     if isinstance(module, nn.GroupNorm) and weight:
-        alone = module.num_groups == module.num_channels
-        return {"num_channels": weight[0]} | ({"num_groups": weight[0]} if alone else {})
+        groups = _blocks(stays.get("weight"), module.num_groups, module.num_channels // module.num_groups)
+        return {"num_channels": weight[0], "num_groups": groups}
     if isinstance(module, nn.PReLU) and module.num_parameters > 1:
         return {"num_parameters": weight[0]}
     if isinstance(module, nn.MultiheadAttention) and "in_proj_weight" in after:
         rows, width = after["in_proj_weight"]
-        if rows == 3 * width and width % module.num_heads == 0:
-            return {"embed_dim": width, "kdim": width, "vdim": width, "head_dim": width // module.num_heads}
+        heads = _blocks(stays.get("in_proj_weight"), module.num_heads, module.head_dim)
+        if rows == 3 * width and width % heads == 0:
+            shared = {"embed_dim": width, "kdim": width, "vdim": width}
+            return shared | {"num_heads": heads, "head_dim": width // heads}
         return {}
     if isinstance(module, nn.Embedding) and weight:
         return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
@@ -109,7 +122,7 @@ def user_edits(model: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int,
     """
     touched = {prefix for name in kept for prefix in _prefixes(name)}
     widths: dict[str, dict[str, int]] = {}
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         if path in touched and not type(module).__module__.startswith("torch.nn."):
             found = {k: v for k, v in vars(module).items() if type(v) is int and v > 1 and _WIDTH.search(k)}
             if found:

@@ -109,7 +109,7 @@ def _sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, holl
     for name, tensor in named_tensors(copy):
         if name in evidence.labels:
             shadow_tensor(tensor, name, dict(evidence.labels[name]))
-    tracer = Tracer(space, Log(False, hollow=hollow), module_names(copy), evidence.parameters)
+    tracer = Tracer(space, Log(False, hollow=hollow), module_names(copy), evidence.parameters, evidence.blocks)
     note_returned(tracer.log, forward(copy, example, tracer))
     return gate_sites(graph, tracer.log, space.solve())
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import ConfigError, PlanError, message
-from torchbonsai.surgery.apply import apply, narrow, set_attribute
+from torchbonsai.surgery.apply import apply, cut, narrow, set_attribute
 from torchbonsai.surgery.optimizer import name_of, transfer
 from torchbonsai.surgery.plan import PruningPlan
 
@@ -112,7 +112,7 @@ def _swap(plan: PruningPlan, model: nn.Module, small: nn.Module, undo: list[Undo
     for edit in plan.edits:
         module, old = model.get_submodule(edit.module), getattr(model.get_submodule(edit.module), edit.attribute)
         undo.append(lambda m=module, a=edit.attribute, v=old: setattr(m, a, v))  # type: ignore[misc]
-        set_attribute(model, edit)
+        set_attribute(module, edit)
 
 
 def _swap_optimizer(
@@ -145,7 +145,7 @@ def _swap_optimizer(
 
 
 def _swap_mapping(plan: PruningPlan, tensors: MutableMapping[str, torch.Tensor], undo: list[Undo]) -> None:
-    for name, axes in plan.kept.items():
+    for name in plan.kept:
         if name in tensors:
             if tuple(tensors[name].shape) != tuple(plan.shapes[name]):
                 raise PlanError(
@@ -156,7 +156,7 @@ def _swap_mapping(plan: PruningPlan, tensors: MutableMapping[str, torch.Tensor],
                         "make the copy from the model as it is now",
                     )
                 )
-            _put(tensors, name, narrow(tensors[name], axes), undo)
+            _put(tensors, name, cut(plan, name, tensors[name]), undo)
 
 
 def _put(mapping: MutableMapping[str, Any], key: str, value: Any, undo: list[Undo]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -30,12 +30,30 @@ class AttributeEdit:
 
 
 @dataclass(frozen=True, eq=False)
+class Rescale:
+    """Dense `positions` along `axis` of parameter `name` are multiplied by `factor`.
+
+    So a number that the forward computes from a width (the softmax scale of a head) stays the dense network's.
+    """
+
+    name: str
+    axis: int
+    positions: torch.Tensor
+    factor: float
+
+    def __str__(self) -> str:
+        rows = f"{len(self.positions)} rows of {self.name}"
+        return f"{rows} multiplied by {self.factor:.4g}: the forward computes a number from their width"
+
+
+@dataclass(frozen=True, eq=False)
 class PruningPlan:
     """kept: see `Kept`, tied names included. shapes: dense shape of every narrowed tensor. edits: attributes.
 
     inexact: why removed channels change a number that the masked reference keeps; empty for an exact plan.
     moved: buffer of positions -> (old positions along its axis that stay), by which its values are renumbered.
     outputs: of each tensor that the eval forward returns, in order, axis -> positions that stay; empty if all do.
+    scales: rows of parameters that are multiplied by a factor.
     """
 
     kept: dict[str, dict[int, torch.Tensor]]
@@ -44,6 +62,7 @@ class PruningPlan:
     inexact: tuple[Inexact, ...] = ()
     moved: Mapping[str, torch.Tensor] = field(default_factory=dict)
     outputs: tuple[Mapping[int, torch.Tensor], ...] = ()
+    scales: tuple[Rescale, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON data: version, kept positions, shapes, edits and reasons."""
@@ -54,6 +73,10 @@ class PruningPlan:
             "edits": [{"module": e.module, "attribute": e.attribute, "old": e.old, "new": e.new} for e in self.edits],
             "inexact": [i.reason for i in self.inexact],
             "moved": {n: k.tolist() for n, k in self.moved.items()},
+            "scales": [
+                {"name": s.name, "axis": s.axis, "positions": s.positions.tolist(), "factor": s.factor}
+                for s in self.scales
+            ],
             "outputs": [{str(a): k.tolist() for a, k in axes.items()} for axes in self.outputs],
         }
 
@@ -70,7 +93,11 @@ class PruningPlan:
             shapes = {n: tuple(s) for n, s in data["shapes"].items()}
             moved = {n: torch.tensor(k, dtype=torch.int64) for n, k in data["moved"].items()}
             outputs = tuple(_positions(axes) for axes in data.get("outputs", ()))
-            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]), moved, outputs)
+            scales = tuple(
+                Rescale(s["name"], s["axis"], torch.tensor(s["positions"], dtype=torch.int64), s["factor"])
+                for s in data.get("scales", ())
+            )
+            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]), moved, outputs, scales)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 message(
@@ -157,7 +184,14 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     for name, stays in second.moved.items():
         moved[name] = moved[name][stays] if name in moved else stays
     outputs = tuple(_indexed(a or {}, b or {}) for a, b in zip_longest(first.outputs, second.outputs))
-    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved, outputs)
+    scales = (*first.scales, *(_in_dense(first, s) for s in second.scales))
+    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved, outputs, scales)
+
+
+def _in_dense(first: PruningPlan, scale: Rescale) -> Rescale:
+    """A rescaling of what `first` left, in positions of the original."""
+    stays = first.kept.get(scale.name, {}).get(scale.axis)
+    return scale if stays is None else replace(scale, positions=stays[scale.positions])
 
 
 def _indexed(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:

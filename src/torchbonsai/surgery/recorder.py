@@ -112,7 +112,7 @@ class _Recorder(TorchDispatchMode):
         names = self._gate(func, args, kwargs) if self.inside and self.count in self.gates else {}
         self.count += 1
         template = map_tensors(lambda t: Ref(names[id(t)] if id(t) in names else self._known(t)), (args, kwargs))
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if _draws(func, args, kwargs):
             raise UnreplayableError(f"{func} draws random numbers")
         if func._schema.is_mutable:
             return self._write(func, args, kwargs, template)
@@ -183,6 +183,15 @@ class _Recorder(TorchDispatchMode):
         slots = {slot for op in ops for slot in op.reads} | {output}
         constants = {slot: value for slot, value in self.constants.items() if slot in slots}
         return Program(ops, constants, self.sources, output, self.like)
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Does the op draw random numbers? Fused attention does where its dropout is not zero."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    given = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    names = {a.name for a in func._schema.arguments}
+    return "dropout_p" not in names or bool(given.get("dropout_p", 0.0))
 
 
 def _scaled(value: Tensor, atoms: Ints, shape: tuple[int, ...], g: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.plan import AttributeEdit
 
 Edits = tuple[AttributeEdit, ...]
+_MOST_SIZES = 3
+"""A size that becomes more sizes than that at one op is not one number of the code."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Repairs:
     def _guesses_at(self, log: Log, index: int, path: str, keep: Bools) -> Iterator[tuple[Repair, Edits]]:
         record = log.records[index] if index < len(log.records) else None
         ranks: Counter[frozenset[str]] = Counter()
-        for edits in _on_module(path, self.model.get_submodule(path), size_changes(record, keep)):
+        for edits in _on_module(path, self.model.get_submodule(path), size_changes(record, keep), _parts(record, keep)):
             attributes = frozenset(e.attribute for e in edits)
             yield Repair(log, index, path, attributes, ranks[attributes]), edits
             ranks[attributes] += 1
@@ -141,6 +143,12 @@ def size_changes(record: OpRecord | None, keep: Bools) -> dict[int, list[int]]:
     return {old: new for old, new in changes.items() if new}
 
 
+def _parts(record: OpRecord | None, keep: Bools) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sizes of the parts that the op makes of one axis, before and after."""
+    fields = [out[0].labels for out in record.outputs if len(out) == 1] if record is not None else []
+    return tuple(f.size for f in fields), tuple(int(keep[f].sum()) for f in fields)
+
+
 def _note_starts(labels: Ints, keep: Bools, inputs: Any, note: Any) -> None:
     """A slice's start and stop: how many positions stay before them."""
     for shadow in inputs:
@@ -155,7 +163,9 @@ def _note_starts(labels: Ints, keep: Bools, inputs: Any, note: Any) -> None:
                         note(place, int(stays[place - 1]))
 
 
-def _on_module(path: str, module: nn.Module, changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
+def _on_module(
+    path: str, module: nn.Module, changes: dict[int, list[int]], parts: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Iterator[Edits]:
     ints = {k: v for k, v in vars(module).items() if isinstance(v, int) and not isinstance(v, bool) and v in changes}
     lists = {
         k: v
@@ -163,11 +173,13 @@ def _on_module(path: str, module: nn.Module, changes: dict[int, list[int]]) -> I
         if isinstance(v, list | tuple) and v and all(isinstance(x, int) for x in v) and set(v) & set(changes)
     }
     for name, sizes in lists.items():
+        if tuple(sizes) == parts[0] and min(parts[1]):
+            yield (AttributeEdit(path, name, *parts),)
         for rewritten in _rewritten(sizes, changes):
             yield (AttributeEdit(path, name, tuple(sizes), rewritten),)
     yield from _assignments(path, ints, changes)
     for name, value in ints.items():
-        for new in changes[value]:
+        for new in changes[value][:_MOST_SIZES]:
             yield (AttributeEdit(path, name, value, new),)
 
 

@@ -98,25 +98,31 @@ def _largest_error(
     worst = 0.0
     with undisturbed(model):
         large = alias_copy(model).to(dtype).eval()
-        tiny = alias_copy(small).to(dtype).eval()
+        tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
         cast: list[Example] = [_cast(example, dtype) for example in examples]
         sites = [sites_of_pass(graph, large, example, hollow) for example in cast]
         for example, places in zip(cast, sites, strict=True):
-            worst = max(worst, _error(_masked(places, kept, large, example), places, kept, tiny, example))
+            worst = max(worst, _difference(_masked(places, kept, large, example), _plain(tiny, example)))
         randomise_constants(graph, large)
         masked = _calibrated(sites[0], kept, large, cast[0])
         tiny = apply(plan, large)
         for number, (example, places) in enumerate(zip(cast, sites, strict=True)):
             if masked is None or number > 0:
                 masked = _masked(places, kept, large, example)
-            worst = max(worst, _error(masked, places, kept, tiny, example))
+            worst = max(worst, _difference(masked, _plain(tiny, example)))
     return worst
 
 
-def _error(masked: Any, sites: GateSites, kept: Bools, tiny: nn.Module, example: Example) -> float:
-    """max|small - masked| / max|masked| over what stays of all outputs; infinite where only one is not finite."""
-    stays = [kept_positions(output, kept) for output in sites.outputs]
-    return _difference(narrowed(tensors_within(masked), stays), _plain(tiny, example))
+def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:
+    """Rescaled rows of `small` are rounded to its dtype: where they are right but for that, `tiny` gets them whole."""
+    names = {s.name for s in plan.scales}
+    if not names:
+        return tiny
+    wanted, own = (dict(named_tensors(m)) for m in (apply(plan, large), small))
+    for name, tensor in named_tensors(tiny):
+        if name in names and torch.allclose(tensor, wanted[name], 4 * torch.finfo(own[name].dtype).eps, 0.0):
+            tensor.data = wanted[name].detach()
+    return tiny
 
 
 def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:

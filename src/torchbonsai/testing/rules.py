@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import VerificationError, message
+from torchbonsai.graph.blocks import Asked
 from torchbonsai.graph.trace import observe
 from torchbonsai.surgery.settle import Settler
 from torchbonsai.surgery.verify import verify
@@ -42,7 +43,7 @@ def check_rule(op: Callable[[torch.Tensor], torch.Tensor], *, channels: int = 12
     for seed in range(cuts):
         graph = observe(net, x)
         generator = np.random.default_rng(seed)
-        settler = Settler(net, x, graph)
+        settler = Settler(net, x, graph, lambda hollow, blocks: observe(net, x, hollow, Asked(blocks=blocks)))
         for _ in range(20):
             if not graph.groups:
                 raise _nothing(graph.explain())

@@ -12,17 +12,19 @@ from torch import nn
 
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.criteria.random import Random
+from torchbonsai.graph.blocks import Asked
 from torchbonsai.graph.call import tensors_within
-from torchbonsai.graph.channel_graph import Bools, ChannelGraph
-from torchbonsai.graph.forward import as_examples
+from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph
+from torchbonsai.graph.forward import as_examples, undisturbed
 from torchbonsai.graph.outputs import Narrow, narrowed
 from torchbonsai.graph.trace import observe
+from torchbonsai.pruning.controls import Wanted
 from torchbonsai.pruning.prune import trace
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import select
 from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.surgery.settle import Settler
-from torchbonsai.surgery.verify import Verification, verify
+from torchbonsai.surgery.verify import Verification, unrounded, verify
 from torchbonsai.testing.references import cut_at_consumers, poisoned, relative_error
 
 SHARES = (0.25, 0.5, 0.75)
@@ -53,13 +55,18 @@ def random_cuts(
     shares: Sequence[float] = SHARES,
     seeds: Sequence[int] = range(5),
     prune_outputs: Narrow = False,
+    blocks: Wanted = None,
 ) -> Iterator[Cut]:
     """Cuts that remove each share of the channels for each seed; even seeds globally, odd ones uniformly.
 
     One trace serves them all. The routing of each is proved; numbers are not compared.
     """
-    graph = trace(model, example_inputs, prune_outputs=prune_outputs)
-    settler = Settler(model, example_inputs, graph, lambda: observe(model, example_inputs, False, prune_outputs))
+    graph = trace(model, example_inputs, prune_outputs=prune_outputs, blocks=blocks)
+
+    def observed(hollow: bool, ways: Blocks) -> ChannelGraph:
+        return observe(model, example_inputs, hollow, Asked(prune_outputs, ways))
+
+    settler = Settler(model, example_inputs, graph, observed)
     for share in shares:
         for seed in seeds:
             cut = _cut(settler, graph, share, seed)
@@ -88,6 +95,7 @@ def check_surgery(
     tolerance: float = 1e-10,
     reference: Reference = "poison",
     prune_outputs: Narrow = False,
+    blocks: Wanted = None,
 ) -> list[Cut]:
     """Hold random cuts of `model` to the promise: small == masked, by the gates and by a reference of another kind.
 
@@ -98,7 +106,7 @@ def check_surgery(
     """
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = [m.training for m in model.modules()]
-    cuts = list(random_cuts(model, example_inputs, shares, seeds, prune_outputs))
+    cuts = list(random_cuts(model, example_inputs, shares, seeds, prune_outputs, blocks))
     for cut in cuts:
         said = f"{cut.removed:.0%} removed, seed {cut.seed}"
         assert not cut.kept.all(), f"{said}: nothing was removed"
@@ -122,9 +130,10 @@ def reference_error(
 ) -> float:
     """The relative error of `small` against a reference of `testing.references`: eval mode, float64, all examples."""
     dense, tiny = (copy.deepcopy(m).eval().double() for m in (model, small))
+    tiny = unrounded(plan, dense, tiny, small)
     worst = 0.0
     for args, kwargs in as_examples(_double(example_inputs)):
-        with torch.no_grad():
+        with undisturbed(dense):  # which keeps attention from its fast path, one op that hides its contractions
             got = tiny(*args, **kwargs)
             with _REFERENCES[reference](dense, plan) as cut:
                 wanted = cut(*args, **kwargs)

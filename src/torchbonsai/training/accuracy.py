@@ -27,12 +27,14 @@ def accuracy(
     model has another number of outputs than there are classes.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    right = 0
     with flags_kept(model), torch.inference_mode(), autocast(device, precision):
         model.eval()
+        right = torch.zeros((), dtype=torch.int64, device=device)  # both are read once, at the end
+        size = torch.zeros((), dtype=torch.float64, device=device)
         for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
             inputs = laid_out(normalise(x.to(device), splits), channels_last)
             logits = check_logits(model(inputs), len(y), splits.classes)
-            check_number(logits.double().abs().sum().item(), "every output of the model")
-            right += int((logits.argmax(1) == y.to(device)).sum())
-    return right / len(split)
+            size += logits.abs().sum(dtype=torch.float64)
+            right += (logits.argmax(1) == y.to(device)).sum()
+    check_number(size.item(), "every output of the model")
+    return int(right) / len(split)

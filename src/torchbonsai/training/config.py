@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchbonsai.core.errors import ConfigError, message
-from torchbonsai.data.batches import check_augment
+from torchbonsai.data.augment import check_augment
 
 Schedule = Literal["cosine", "step"]
 Precision = Literal["float32", "bf16"]
@@ -21,8 +21,9 @@ class TrainConfig:
     steps. weight_decay acts on weights, not on norms and biases. warmup_epochs: the learning rate rises linearly
     over so many epochs, at most half of the run. schedule: "cosine" falls to 0 at the end; "step" multiplies by
     `gamma` at each of `milestones`, shares of the run. augment: of "crop", "flip", "cutout". precision "bf16"
-    computes through autocast; weights stay float32. channels_last: the memory layout of weights and images. seed:
-    of data order, augmentation and dropout, not of the weights.
+    computes through autocast; weights stay float32. channels_last: the memory layout of weights and images.
+    compile: the model's forward and backward through torch.compile, anew wherever shapes change. seed: of data order,
+    augmentation and dropout, not of the weights.
     """
 
     epochs: float
@@ -39,6 +40,7 @@ class TrainConfig:
     augment: tuple[str, ...] = ()
     precision: Precision = "float32"
     channels_last: bool = False
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

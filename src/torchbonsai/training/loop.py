@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchbonsai.data.batches import augmented
+from torchbonsai.data.augment import augmented, draw
+from torchbonsai.data.prefetch import fits, gathered
 from torchbonsai.data.splits import Splits, TrainSplit, ValSplit
 from torchbonsai.training.accuracy import accuracy
 from torchbonsai.training.checks import check_finite, check_kind, check_logits, check_number, trainable
+from torchbonsai.training.compiled import compiled
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.modes import autocast, flags_kept, laid_out, memory_format, seeded
 from torchbonsai.training.report import EpochReport, History, StepReport
@@ -49,10 +52,11 @@ def fit(
     check_finite(model)
     parameters = trainable(model)
     device = parameters[0].device
-    on_device = train.to(device)
+    images = train.to(device) if fits(train, device) else train
     total = total_steps(len(train), config)
-    with flags_kept(model), seeded(config.seed, device):
+    with flags_kept(model), seeded(config.seed, device), compiled(model, config.compile) as forward:
         generator = torch.Generator().manual_seed(config.seed)
+        data = _Data(images, splits, config, generator, device)
         model.to(memory_format=memory_format(config.channels_last))  # type: ignore[call-overload]
         optimizer = make_optimizer(parameters, config)
         reports: list[EpochReport] = []
@@ -60,7 +64,8 @@ def fit(
             state.open(identity_of(model, config, train))
             reports = state.restore(model, optimizer, generator)
         while (done := sum(r.steps for r in reports)) < total:
-            report = _epoch(model, optimizer, on_device, config, splits, generator, (len(reports) + 1, done), on_step)
+            model.train()
+            report = _epoch(forward, optimizer, data, (len(reports) + 1, done), on_step)
             if val is not None:
                 measured = accuracy(model, val, splits, precision=config.precision, channels_last=config.channels_last)
                 report = report.evaluated(measured)
@@ -74,48 +79,71 @@ def fit(
 
 
 def _epoch(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
-    train: TrainSplit,
-    config: TrainConfig,
-    splits: Splits,
-    generator: torch.Generator,
+    data: _Data,
     position: tuple[int, int],
     on_step: OnStep | None,
 ) -> EpochReport:
     """One pass, or what is left of the run where that is less. position: (epoch, 1-based; steps done before it)."""
     epoch, done = position
     start = time.perf_counter()
-    model.train()
-    device = train.x.device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, of right answers; read once, at the end
-    total = total_steps(len(train), config)
-    order = torch.randperm(len(train), generator=generator).to(device)
-    chunks = order.tensor_split(steps_per_epoch(len(train), config))[: total - done]
-    for step, chunk in enumerate(chunks, start=done):
-        lr = learning_rate(step, len(train), config)
+    config, total = data.config, total_steps(len(data.train), data.config)
+    sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # of losses, of right answers; read once, at the end
+    samples = 0
+    for number, (inputs, targets) in enumerate(data.batches(total - done), start=done):
+        lr = learning_rate(number, len(data.train), config)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        inputs = laid_out(augmented(train.x[chunk], splits, config.augment, generator), config.channels_last)
-        targets = train.y[chunk]
-        with autocast(device, config.precision):
-            logits = check_logits(model(inputs), len(chunk), splits.classes)
-            loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        sums += _sums(logits.detach(), targets, loss.detach())
+        sums += step(model, optimizer, inputs, targets, config, data.splits.classes)
+        samples += len(targets)
         if on_step is not None:
-            on_step(StepReport(step + 1, total, lr, optimizer))
-    samples = sum(len(c) for c in chunks)
+            on_step(StepReport(number + 1, total, lr, optimizer))
     mean_loss, right = (sums / samples).tolist()
     check_number(mean_loss, f"the training loss of epoch {epoch}")
-    return EpochReport(epoch, len(chunks), samples, lr, mean_loss, right, None, time.perf_counter() - start)
+    return EpochReport(epoch, number + 1 - done, samples, lr, mean_loss, right, None, time.perf_counter() - start)
 
 
-def _sums(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
-    """(2,) the batch's summed loss, and how many it has right."""
-    return torch.stack([loss.double() * len(targets), (logits.argmax(1) == targets).sum().double()])
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What every epoch draws from. train: on the device, or beside it where it does not fit."""
+
+    train: TrainSplit
+    splits: Splits
+    config: TrainConfig
+    generator: torch.Generator
+    device: torch.device
+
+    def batches(self, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, classes) of one pass, at most `limit` batches of even size.
+
+        Order and augmentation are drawn for the whole pass and moved to the device at once.
+        """
+        order = torch.randperm(len(self.train), generator=self.generator)
+        chunks = order.to(self.train.x.device).tensor_split(steps_per_epoch(len(self.train), self.config))[:limit]
+        sizes = [len(c) for c in chunks]
+        drawn = draw(sizes, self.train.x.shape, self.config.augment, self.generator).to(self.device).split(sizes, dim=1)
+        for (x, y), numbers in zip(gathered(self.train, chunks, self.device), drawn, strict=True):
+            yield laid_out(augmented(x, self.splits, self.config.augment, numbers), self.config.channels_last), y
+
+
+def step(
+    model: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    config: TrainConfig,
+    classes: int,
+) -> Tensor:
+    """One step; returns (2,) float64 on the device: the batch's summed loss, and how many it has right."""
+    with autocast(inputs.device, config.precision):
+        logits = check_logits(model(inputs), len(targets), classes)
+        loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    right = (logits.detach().argmax(1) == targets).sum()
+    return torch.stack([loss.detach().double() * len(targets), right.double()])
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
@@ -125,4 +153,4 @@ def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     filled = [g for g in groups if g["params"]]
-    return torch.optim.SGD(filled, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    return torch.optim.SGD(filled, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)

@@ -23,9 +23,8 @@ def attention(call: Call) -> None:
     lead = tuple(range(q.dim() - 2))
     d = q.dim() - 1
     scores = call.join([(q, (*lead, d - 1, -1)), (k, (*lead, -2, -1))], frozenset((-1,)))
-    if call.kwargs.get("scale") is None:
-        for _, labels in scores.extents:
-            call.inexact(labels, "attention scales by the square root of the width inside a head")
+    given = call.kwargs.get("scale")
+    call.record.scale = float(given if given is not None else q.shape[-1] ** -0.5)
     for f in scores.fields:
         if min(f.axes) < 0 or max(f.axes) >= d - 1:
             call.freeze(f.labels, "attention normalises over the axis")
@@ -43,6 +42,9 @@ def attention(call: Call) -> None:
         if not set(h.axes) & covered:
             call.freeze(h.labels, "attention weighs values that vary over heads without labels")
     call.give(call.outputs[0], tuple(fields))
+    for out in call.outputs[1:]:  # the logarithms of the softmax's sums, (…, n)
+        if out.dim() == q.dim() - 1 and out.shape[:-1] == q.shape[:-2]:
+            call.give(out, heads)
     _count(call, q, k, v, scores.extents)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ def _weight(call: Call, a: torch.Tensor, b: torch.Tensor) -> int | None:
 def _add(call: Call, extra: torch.Tensor, fields: Fields) -> None:
     """Add a tensor to the product: pointwise, with the product's fields known."""
     out = call.out
-    out._bonsai = call.shadow(out)._replace(fields=fields)
+    out._bonsai = replace(call.shadow(out), fields=fields)
     dims = out.dim()
     call.give(out, call.join([(out, tuple(range(dims))), (extra, tuple(range(dims - extra.dim(), dims)))]).fields)
 

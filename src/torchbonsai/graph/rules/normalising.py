@@ -30,27 +30,31 @@ def _kind(call: Call) -> str:
 
 @rule("aten::native_group_norm", "aten::group_norm", kind="normalising")
 def group_norm(call: Call) -> None:
-    """x (n, c, …); weight and bias (c,); position j leaves in every group, or whole groups do and are exact."""
+    """x (n, c, …); weight and bias (c,). Position j leaves in every group, inexact, or whole groups do, exact."""
     x = call.tensors[0]
     groups = int(call.args[6] if "native" in call.name else call.args[1])
     fields = call.join([(x, tuple(range(x.dim()))), *((t, (1,)) for t in call.tensors[1:])]).fields
+    apart: tuple[Field, ...] = ()
     for f in fields:
         if f.axes == (1,):
-            _tie_groups(call, f.labels, groups)
+            apart = _tie_groups(call, f.labels, groups)
         else:
             call.freeze(f.labels, f"{call.name} takes its statistics over the axis")
-    fields = tuple(f for f in fields if f.axes == (1,))
-    call.give(call.outputs[0], fields)
+    call.give(call.outputs[0], tuple(f for f in fields if f.axes == (1,)))
     for out in call.outputs[1:]:  # mean and deviation, (n, groups)
-        call.give(out, fields if call.record.variant == "alone" else ())
+        call.give(out, apart)
 
 
-def _tie_groups(call: Call, labels: np.ndarray, groups: int) -> None:
+def _tie_groups(call: Call, labels: np.ndarray, groups: int) -> tuple[Field, ...]:
+    """Tie what must leave together; the labels of the groups, where whole ones leave."""
     rows = labels.reshape(groups, -1)
-    if call.variant("alone" if rows.shape[1] == 1 else "grouped") == "alone":
-        return  # one channel a group: every channel is normalised alone
+    alone = call.variant("alone" if rows.shape[1] == 1 else "grouped") == "alone"
+    if alone or call.blocks(rows.shape[1], groups) == "whole":
+        call.unify(rows, np.broadcast_to(rows[:, :1], rows.shape))
+        return (Field((1,), np.ascontiguousarray(rows[:, 0])),)
     call.unify(rows, np.broadcast_to(rows[:1], rows.shape))
     call.inexact(labels, "GroupNorm takes its statistics over channels")
+    return ()
 
 
 @rule("aten::_softmax", "aten::_log_softmax", "aten::softmax", "aten::_safe_softmax", kind="normalising")

@@ -24,14 +24,16 @@ def rename(axes: tuple[int, ...], gone: tuple[int, ...], keepdim: bool) -> tuple
 
 
 def reduce(call: Call, x: torch.Tensor, gone: tuple[int, ...], statistic: str | None) -> Fields:
-    """Fields of x after reducing `gone`, with dims kept; `statistic`: why it is not a plain sum."""
+    """Fields of x after reducing `gone`, with dims kept; `statistic`: why it is not a plain sum.
+
+    A statistic of a whole block of channels (the largest of two, in maxout) does not change when other blocks leave.
+    """
     letters = tuple(-1 - a if a in gone else a for a in range(x.dim()))
     eaten = frozenset(x for x in letters if x < 0)
-    if statistic is not None:
-        for axes, labels in call.fields(x):
-            if set(axes) & set(gone):
-                call.inexact(labels, statistic)
-    return call.join([(x, letters)], eaten).fields
+    joined = call.join([(x, letters)], eaten)
+    for labels in joined.ended if statistic is not None else ():
+        call.inexact(labels, str(statistic))
+    return joined.fields
 
 
 def _finish(call: Call, x: torch.Tensor, position: int, statistic: str | None) -> None:

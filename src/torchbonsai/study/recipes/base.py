@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +20,8 @@ from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.record import RunRecord, write
 from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished
+from torchbonsai.study.settled import settled
+from torchbonsai.study.stages.train import Train
 from torchbonsai.study.store import Done, Store, check_writable, versions
 from torchbonsai.study.summary import command, data_in_words, hardware
 
@@ -66,7 +69,7 @@ def follow(
     what is done stays, and the same call goes on from there.
     """
     material, places = recipe.look(settings)
-    kit, out = Kit(settings, material), Path(settings.out)
+    out = Path(settings.out)
     check_writable(out)
     finished: dict[str, Done] = {}
     chains: Sequence[Chain | Draft] = []
@@ -80,6 +83,11 @@ def follow(
                 on_record(record_of(chain, finished, settings.identity))
 
     with _executor(settings, Store(out / "stages")) as (store, executor):
+        listed = (s.config for c in recipe.chains(Kit(settings.concrete, material), {}) for s in c.stages)
+        lengths = [config.training.epochs for config in listed if isinstance(config, Train)]
+        epochs = statistics.median(lengths) if lengths else 1.0
+        settings, measured = settled(settings, material, epochs, store, executor, listener=on_event, places=places)
+        kit = Kit(settings, material)
         while True:
             chains = recipe.chains(kit, finished)
             if all(chain.done(finished) for chain in chains):
@@ -90,7 +98,7 @@ def follow(
     records = [record_of(chain, finished, settings.identity) for chain in arms]
     for record in records:
         write(record, out / "records")
-    _summarise(recipe, kit, arms, records, finished)
+    _summarise(recipe, kit, arms, records, finished, measured)
     return records
 
 
@@ -105,7 +113,12 @@ def _executor(settings: RecipeSettings, store: Store) -> Iterator[tuple[Store, E
 
 
 def _summarise(
-    recipe: Recipe, kit: Kit, chains: Sequence[Chain], records: Sequence[RunRecord], finished: Finished
+    recipe: Recipe,
+    kit: Kit,
+    chains: Sequence[Chain],
+    records: Sequence[RunRecord],
+    finished: Finished,
+    measured: Mapping[str, str],
 ) -> None:
     """Save the best small network of each budget, then write `study.json`."""
     out = Path(kit.settings.out)
@@ -121,7 +134,7 @@ def _summarise(
         config=config,
         data=data_in_words(kit.material.splits) | recipe.more_data(kit),
         versions=versions(),
-        hardware=hardware(kit.settings.device),
+        hardware=hardware(kit.settings.device) | dict(measured),
         records=tuple(f"{record.name}.json" for record in records),
         choices=tuple(choices),
         command=command(),

@@ -33,7 +33,7 @@ class Prune:
     share: float
     seed: int
     numerics: Numerics
-    scope: Literal["global", "uniform"] = "global"
+    scope: Literal["global", "uniform", "knapsack"] = "global"
     round_to: int = 1
     min_channels: int = 1
     score_images: int = 1000
@@ -90,7 +90,8 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
         batches=batches,
     )
     samples = sum(len(y) for _, y in batches or ())
-    return _left(network, result, passes_of(criterion, result.details) * scoring_macs(network.macs, samples))
+    scoring = passes_of(criterion, result.details) * scoring_macs(network.macs, samples)
+    return _left(network, result, scoring + scoring_macs(network.macs, result.details.get("example_passes", 0)))
 
 
 def _budget(config: Prune, network: Network) -> Budget:

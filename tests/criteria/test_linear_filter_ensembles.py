@@ -1,0 +1,269 @@
+"""Linear filter ensembles: exact on additive losses, replayed as naive, honest where it cannot replay."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torchbonsai as tb
+from torchbonsai.core.errors import ConfigError, DataError, PruningError
+from torchbonsai.criteria import LinearFilterEnsembles, PruningWarning, ScoringContext
+from torchbonsai.criteria import masked_loss as masked_loss_file
+from torchbonsai.models import ModelConfig, build
+
+DESIGNS = [("independent", 0.7), ("antithetic", 0.8), ("balanced", 0.75), ("hadamard", 0.5)]
+
+
+class Additive(nn.Module):
+    """relu(x) of 7 and 5 channels, read by linear layers: every channel adds to the output what it adds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 7), nn.Linear(4, 5)
+        self.read_a, self.read_b = nn.Linear(7, 1), nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.read_a(self.a(x).relu()) + self.read_b(self.b(x).relu())
+
+
+def output(model, batch):
+    return model(batch[0]).mean()
+
+
+def seeded(make, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def contributions(model, x):
+    """What each channel adds to −mean(output): {group: (n,)}."""
+    with torch.no_grad():
+        a, b = (-(layer(x).relu().mean(0)) for layer in (model.a, model.b))
+        return {"a": a * model.read_a.weight[0], "b": b * model.read_b.weight[0]}
+
+
+@pytest.mark.parametrize(("design", "keep"), DESIGNS)
+@pytest.mark.parametrize("drawn", ["layer", "global"])
+def test_an_additive_loss_is_recovered_exactly(design, keep, drawn):
+    model = seeded(Additive).double()
+    x = seeded(lambda: torch.randn(20, 4, dtype=torch.float64))
+    context = ScoringContext(tb.trace(model, x), model, [(x[:13],), (x[13:],)], output)
+    scores = context.resolve(LinearFilterEnsembles(design=design, keep=keep, drawn=drawn))
+    for name, expected in contributions(model, x).items():
+        assert torch.allclose(scores[name], expected, rtol=0, atol=1e-12)
+        fit = context.details["linear_fits"][name]
+        assert float(fit.standard_errors.max()) < 1e-12
+        assert fit.r_squared == pytest.approx(1)
+    assert not context.notes
+
+
+def classifier():
+    """A small trained-like MLP and three ragged batches."""
+    model = seeded(lambda: build(ModelConfig("mlp", (1, 4, 4), 3, widths=(9, 6)), seed=0))
+    x = seeded(lambda: torch.randn(50, 1, 4, 4))
+    y = (x.flatten(1)[:, :3] * torch.tensor([1.0, 2, 3])).argmax(1)
+    return model, [(x[:20], y[:20]), (x[20:40], y[20:40]), (x[40:], y[40:])]
+
+
+def scored(criterion, model, batches, loss=None):
+    context = ScoringContext(tb.trace(model, batches[0][0]), model, batches, loss)
+    return context.resolve(criterion), context
+
+
+def by_hand(model, batches, group, masks):
+    """-loss over all samples with neurons of a layer switched off by a hook after ReLU."""
+    layer = model.body[{"body.0": 1, "body.2": 3}[group]]
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    found = []
+    for mask in masks:
+        hook = layer.register_forward_hook(lambda _m, _i, out, k=mask: out * torch.from_numpy(k))
+        with torch.no_grad():
+            found.append(-F.cross_entropy(model(x), y).item())
+        hook.remove()
+    return np.array(found)
+
+
+def test_neurons_of_an_mlp_against_a_regression_by_hand():
+    from torchbonsai.criteria.masks import draw_round
+
+    model, batches = classifier()
+    scores, context = scored(
+        LinearFilterEnsembles(masks_per_channel=3, seed=5, design="hadamard", keep=0.5), model, batches
+    )
+    for number, group in enumerate(context.graph.groups):
+        generator = np.random.default_rng((5, number))
+        masks = draw_round("hadamard", group.size, 0.5, generator)
+        while len(masks) < 3 * group.size:
+            masks = np.concatenate([masks, draw_round("hadamard", group.size, 0.5, generator)])
+        design = np.column_stack([np.ones(len(masks)), masks])
+        expected = np.linalg.lstsq(design, by_hand(model, batches, group.name, masks), rcond=None)[0][1:]
+        assert np.allclose(scores[group.name], expected, atol=1e-6)
+    assert context.details["forward_passes"] == sum(f.masks for f in context.details["linear_fits"].values())
+
+
+@pytest.mark.parametrize("drawn", ["layer", "global"])
+def test_replay_and_naive_agree_on_a_convolutional_network(drawn):
+    model = build(ModelConfig("bonsai_small", (3, 8, 8), 4, widths=(5, 6, 7, 8)), seed=0).eval()
+    x = seeded(lambda: torch.randn(12, 3, 8, 8))
+    batches = [(x[:8], torch.arange(8) % 4), (x[8:], torch.arange(4))]
+    fast, context = scored(LinearFilterEnsembles(masks_per_channel=3, drawn=drawn), model, batches)
+    naive, _ = scored(LinearFilterEnsembles(masks_per_channel=3, drawn=drawn, replay=False), model, batches)
+    half, _ = scored(LinearFilterEnsembles(masks_per_channel=3, drawn=drawn, precision="bf16"), model, batches)
+    assert not context.notes
+    for name, values in naive.items():
+        spread = float(values.std())
+        assert torch.allclose(fast[name], values, rtol=0, atol=1e-3 * spread)
+        assert not torch.equal(half[name], fast[name])
+        assert torch.allclose(half[name], values, rtol=0, atol=0.3 * spread)
+
+
+def test_more_than_may_be_held_is_computed_again(monkeypatch):
+    model, batches = classifier()
+    kept, _ = scored(LinearFilterEnsembles(), model, batches)
+    rewound = []
+    original = masked_loss_file.Replay.leave
+    monkeypatch.setattr(masked_loss_file, "HELD_BYTES", 0)
+    monkeypatch.setattr(
+        masked_loss_file.Replay, "leave", lambda self, forget: (rewound.append(forget), original(self, forget))
+    )
+    again, _ = scored(LinearFilterEnsembles(), model, batches)
+    assert all(rewound)
+    for name, values in kept.items():
+        assert torch.equal(values, again[name])
+
+
+class Leaks(nn.Module):
+    """A value goes through numpy, unseen by any tracer; or the forward draws noise."""
+
+    def __init__(self, how=""):
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(4, 6), nn.Linear(6, 3), how
+
+    def forward(self, x):
+        out = self.b(self.a(x).relu())
+        if self.how == "noise":
+            return out + torch.rand(3)
+        return out * torch.from_numpy(out.detach().numpy().copy()).abs().mean() if self.how == "numpy" else out
+
+
+@pytest.mark.parametrize(("how", "why"), [("numpy", "where the replay gives"), ("noise", "random")])
+def test_what_cannot_be_replayed_is_run_whole_and_said(how, why):
+    plain, model = (seeded(lambda how=how: Leaks(how)) for how in ("", how))
+    x, y = seeded(lambda: torch.randn(10, 4)), torch.arange(10) % 3
+    graph = tb.trace(plain, x)
+    context = ScoringContext(graph, model, [(x, y)])
+    with pytest.warns(PruningWarning, match=f"one full forward a mask.*{why}"):
+        fast = context.resolve(LinearFilterEnsembles())
+    naive = ScoringContext(graph, model, [(x, y)]).resolve(LinearFilterEnsembles(replay=False))
+    assert torch.equal(fast["a"], naive["a"])
+    again = ScoringContext(graph, model, [(x, y)]).resolve(LinearFilterEnsembles(replay=False))
+    assert torch.equal(again["a"], naive["a"]), "random forwards draw the same for every mask"
+    assert len(context.notes) == 1
+
+
+def test_accuracy_as_the_performance():
+    model, batches = classifier()
+    scores, context = scored(LinearFilterEnsembles(performance="accuracy", design="hadamard", keep=0.5), model, batches)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    from torchbonsai.criteria.masks import draw_round
+
+    group = context.graph.groups[0]
+    generator = np.random.default_rng((0, 0))
+    masks = draw_round("hadamard", group.size, 0.5, generator)
+    while len(masks) < 4 * group.size:
+        masks = np.concatenate([masks, draw_round("hadamard", group.size, 0.5, generator)])
+    found = []
+    for mask in masks:
+        hook = model.body[1].register_forward_hook(lambda _m, _i, out, k=mask: out * torch.from_numpy(k))
+        found.append(float((model(x).argmax(1) == y).double().mean()))
+        hook.remove()
+    design = np.column_stack([np.ones(len(masks)), masks])
+    assert np.allclose(scores[group.name], np.linalg.lstsq(design, np.array(found), rcond=None)[0][1:])
+
+
+def test_sampling_stops_when_the_ranking_at_the_cut_is_settled():
+    model = seeded(Additive).double()
+    x = seeded(lambda: torch.randn(20, 4, dtype=torch.float64))
+    graph = tb.trace(model, x)
+    few = LinearFilterEnsembles(design="balanced", keep=0.75, masks_per_channel=50, cut=0.5)
+    context = ScoringContext(graph, model, [(x,)], output)
+    context.resolve(few)
+    fits = context.details["linear_fits"]
+    assert all(fit.settled and fit.masks < 30 for fit in fits.values()), "additive: settled as soon as it is known"
+    classified, batches = classifier()
+    for layer in (classified.body[0], classified.body[2], classified.head):  # neurons of a kind: no cut between them
+        layer.weight.data[:] = layer.weight.data[:1] if layer is not classified.head else layer.weight.data[:, :1]
+        layer.bias.data[:] = 0.5
+    _, hard = scored(
+        LinearFilterEnsembles(masks_per_channel=6, cut=0.5, doubt=1e-9, design="hadamard", keep=0.5),
+        classified,
+        batches,
+    )
+    for fit in hard.details["linear_fits"].values():
+        assert fit.settled is False
+        assert fit.masks >= 6 * len(fit.effects)
+    _, open_end = scored(LinearFilterEnsembles(), classified, batches)
+    assert all(fit.settled is None for fit in open_end.details["linear_fits"].values())
+
+
+def test_the_ranking_comes_with_the_result_of_prune():
+    model, batches = classifier()
+    criterion = LinearFilterEnsembles()
+    result = tb.prune(model, batches[0][0], budget=tb.Budget(channels=0.6), criterion=criterion, batches=batches)
+    fits = result.details["linear_fits"]
+    assert list(fits) == list(result.scores)
+    for name, fit in fits.items():
+        assert torch.equal(fit.effects, result.scores[name])
+        assert (fit.standard_errors > 0).all()
+        assert 0 < fit.r_squared < 1
+        assert fit.masks >= 4 * len(fit.effects)
+    assert result.verification.exact
+
+
+def test_a_neuron_that_nobody_reads_has_no_effect():
+    model, batches = classifier()
+    model.body[2].weight.data[:, 4] = 0
+    scores, _ = scored(LinearFilterEnsembles(masks_per_channel=8), model, batches)
+    assert abs(float(scores["body.0"][4])) < 0.05 * float(scores["body.0"].abs().max())
+
+
+def test_wrong_settings_and_losses():
+    for wrong in (
+        {"keep": 1.0},
+        {"keep": 0},
+        {"keep": 0.9, "design": "hadamard"},
+        {"design": "latin"},
+        {"drawn": "all"},
+        {"performance": "f1"},
+        {"precision": "fp8"},
+        {"masks_per_channel": 0},
+        {"ridge": -1},
+        {"cut": 1.5},
+        {"doubt": 0},
+        {"precision": "bf16", "replay": False},
+    ):
+        with pytest.raises(ConfigError):
+            LinearFilterEnsembles(**wrong)
+    model, batches = classifier()
+    with pytest.raises(DataError):
+        ScoringContext(tb.trace(model, batches[0][0]), model).resolve(LinearFilterEnsembles())
+    with pytest.raises(PruningError, match="finite"):
+        scored(LinearFilterEnsembles(), model, batches, lambda m, b: m(b[0]).mean() / 0)
+    with pytest.raises(PruningError, match="tell the effects"):
+        scored(LinearFilterEnsembles(design="independent", keep=1 - 1e-9), model, batches)
+    with pytest.raises(ConfigError, match="float32"):
+        scored(LinearFilterEnsembles(precision="bf16"), model.double(), [(x.double(), y) for x, y in batches])
+
+
+def test_ridge_needs_fewer_masks_than_channels():
+    model, batches = classifier()
+    criterion = LinearFilterEnsembles(design="independent", keep=0.8, masks_per_channel=0.5, ridge=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores, context = scored(criterion, model, batches)
+    assert all(values.isfinite().all() for values in scores.values())
+    assert context.details["linear_fits"]["body.0"].masks == 9

@@ -14,10 +14,11 @@ from torchbonsai.study.recipes import (
     linear_filter_ensembles,
     network_trimming,
     pretraining_impact,
+    pruning_from_scratch,
 )
 from torchbonsai.study.recipes.base import follow
 
-_MODULES = (bonsai_hypothesis, pretraining_impact, linear_filter_ensembles, network_trimming)
+_MODULES = (bonsai_hypothesis, pretraining_impact, linear_filter_ensembles, pruning_from_scratch, network_trimming)
 RECIPES: dict[str, Any] = {module.Recipe.name: module.Recipe for module in _MODULES}
 """Name -> recipe: called with its settings, an instance of its `config`."""
 

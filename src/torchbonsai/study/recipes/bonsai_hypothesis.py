@@ -22,7 +22,7 @@ from torchbonsai.study.methods import method
 from torchbonsai.study.recipes.equal import by_seed, common_levels, difference, kept_by_layer
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
-from torchbonsai.study.recipes.settings import RecipeSettings
+from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import points, shares
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, once, share_of, wrong
@@ -30,7 +30,7 @@ from torchbonsai.study.stage import Stage
 
 
 @dataclass(frozen=True)
-class BonsaiHypothesis(RecipeSettings):
+class BonsaiHypothesis(RoundSettings):
     """Interleave training and channel removal, from an untrained and from a trained start; what is left at equal
     accuracy?
 
@@ -57,7 +57,7 @@ class BonsaiHypothesis(RecipeSettings):
     tolerance: float = 0.01
 
     lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
-    numbers: ClassVar[tuple[str, ...]] = ("tolerance", *RecipeSettings.numbers)
+    numbers: ClassVar[tuple[str, ...]] = ("tolerance", *RoundSettings.numbers)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a method or a budget that is none, or a tolerance outside [0, 1)."""

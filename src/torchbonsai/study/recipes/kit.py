@@ -43,7 +43,7 @@ def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
     model = ModelConfig(settings.model, splits.in_shape, splits.classes, settings.width, options=named)
     build(model, seed=0)
     code = code_digest(settings.model) if ":" in settings.model and library is None else ""
-    epoch = epoch_of(splits, settings.training(1.0, 0), settings.hold_out)
+    epoch = epoch_of(splits, settings.training(1.0, 0), settings.held_out)
     return Material(model, target, splits, epoch, None, code), places
 
 
@@ -61,7 +61,7 @@ class Kit:
 
     def train(self, parent: Stage, epochs: float, seed: int, label: str, data: Images | None = None) -> Stage:
         """Train what `parent` leaves, on the target unless said otherwise."""
-        target, held = (self.material.target, self.settings.hold_out) if data is None else (data, 0)
+        target, held = (self.material.target, self.settings.held_out) if data is None else (data, 0)
         config = Train(target, self.settings.training(epochs, seed), self.settings.numerics, held)
         return Stage(config, {"model": parent}, label)
 
@@ -99,7 +99,7 @@ class Kit:
         """The config of a cut by the method of that name to `share` of the dense MACs, one ranking over all groups."""
         s = self.settings
         config = Prune(self.material.target, method(name), share, seed, s.numerics, "global", s.round_to)
-        return replace(config, min_channels=s.min_channels, score_images=s.score_images, hold_out=s.hold_out)
+        return replace(config, min_channels=s.min_channels, score_images=s.score_images, hold_out=s.held_out)
 
     def random_like(self, like: Chain, lengths: Sequence[float], warm: int = 0) -> Chain:
         """The same counts as `like` in every round, channels drawn at random. warm: rounds that cut nothing."""

@@ -20,7 +20,7 @@ from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
 from torchbonsai.study.methods import method
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
-from torchbonsai.study.recipes.settings import RecipeSettings
+from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, once, share_of
@@ -28,7 +28,7 @@ from torchbonsai.study.stage import Stage
 
 
 @dataclass(frozen=True)
-class LinearFilterEnsembles(RecipeSettings):
+class LinearFilterEnsembles(RoundSettings):
     """Rank filters by a linear model over random masks, remove the least important, fine-tune, repeat.
 
     The paper's: masks of filters, a linear additive model of the performance, ranking by it, a ResNet on CIFAR-10 and

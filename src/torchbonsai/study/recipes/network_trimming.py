@@ -21,7 +21,7 @@ from typing import ClassVar
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
-from torchbonsai.study.recipes.settings import RecipeSettings
+from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, share_of, wrong
@@ -36,7 +36,7 @@ VGG16 = ((512, 4096), (488, 3477), (451, 2937), (430, 2479), (420, 2121), (400, 
 
 
 @dataclass(frozen=True)
-class NetworkTrimming(RecipeSettings):
+class NetworkTrimming(RoundSettings):
     """Trim channels and neurons that are zero too often (APoZ), retrain, and repeat; with four controls.
 
     The paper's: APoZ, mean + 1 standard deviation, few layers at a time (LeNet: conv2 and fc1), surviving weights
@@ -61,7 +61,7 @@ class NetworkTrimming(RecipeSettings):
     layers: int = 2
 
     lists: ClassVar[tuple[str, ...]] = ("only", *Settings.lists)
-    numbers: ClassVar[tuple[str, ...]] = ("deviations", *RecipeSettings.numbers)
+    numbers: ClassVar[tuple[str, ...]] = ("deviations", *RoundSettings.numbers)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one and for a budget that is none."""

@@ -25,7 +25,7 @@ from torchbonsai.study.methods import method
 from torchbonsai.study.recipes.equal import Removed, by_seed, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
-from torchbonsai.study.recipes.settings import RecipeSettings
+from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import points, shares
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, once, wrong
@@ -37,7 +37,7 @@ NAMES = {"pretrained": "the pre-trained network", "untrained": "the network from
 
 
 @dataclass(frozen=True)
-class PretrainingImpact(RecipeSettings):
+class PretrainingImpact(RoundSettings):
     """Prune a network that was pre-trained and fine-tuned, and one trained from scratch, alike: which loses more?
 
     The paper's: the two networks, pruned the same way; VGG16 and MobileNet; CIFAR-10, CIFAR-100, SVHN, Caltech-101;
@@ -70,7 +70,7 @@ class PretrainingImpact(RecipeSettings):
     tolerance: float = 0.01
 
     lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
-    numbers: ClassVar[tuple[str, ...]] = ("source_epochs", "share", "tolerance", *RecipeSettings.numbers)
+    numbers: ClassVar[tuple[str, ...]] = ("source_epochs", "share", "tolerance", *RoundSettings.numbers)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a method that is none, or numbers outside their range."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -46,7 +47,7 @@ def train(config: Train, inputs: Inputs, context: Context) -> Output:
     network, module = taken(inputs["model"])
     module.to(config.numerics.device)
     splits = without_held_out(opened(config.data, context.places), config.hold_out)
-    history = _fit(module, splits, config.training, context)
+    history = fitted(module, splits, config.training, context)
     spent = {"samples": history.samples, "steps": history.steps}
     macs = training_macs(network.macs, history.samples)
     module.to("cpu")
@@ -54,13 +55,22 @@ def train(config: Train, inputs: Inputs, context: Context) -> Output:
     return Output(output.result, output.tensors, {"training_seconds": round(history.seconds, 3)})
 
 
-def _fit(module: nn.Module, splits: Splits, training: TrainConfig, context: Context) -> History:
+def fitted(
+    module: nn.Module,
+    splits: Splits,
+    training: TrainConfig,
+    context: Context,
+    after_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> History:
+    """`fit`, going on from the checkpoint in the stage's folder if there is one. after_epoch: called before the next
+    checkpoint is written."""
     path = context.folder / CHECKPOINT
     state = _read(path)
     last = monotonic()
 
     def on_epoch(report: EpochReport) -> None:
         nonlocal last
+        after_epoch(report)
         context.progress(report.epoch, training.epochs, f"training accuracy {report.train_accuracy:.0%}")
         if monotonic() - last > CHECKPOINT_SECONDS:
             write_atomic(path, safetensors.torch.save(state.state_dict()))

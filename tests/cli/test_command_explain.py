@@ -71,3 +71,9 @@ def test_bad_input_is_one_error(line: str, said: str, bonsai, untouched) -> None
     assert "Traceback" not in answer.err
     assert answer.out == ""
     assert untouched() == []
+
+
+def test_a_factory_that_tells_no_parameters(bonsai) -> None:
+    said = bonsai("explain collections:OrderedDict --input 1,3")
+    assert said.code == 2
+    assert "must return a torch.nn.Module\n  received: OrderedDict" in said.err

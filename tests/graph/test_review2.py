@@ -144,3 +144,10 @@ def test_one_channel_a_block_may_be_left(net, pictures):
     result = tb.prune(model, pictures, budget=tb.Budget(channels=0.25))
     assert result.model.a.out_channels == 4
     assert result.verification.exact
+
+
+@pytest.mark.parametrize("asked", [{"prune_outputs": 1.5}, {"prune_outputs": [None]}, {"budget": 0.5}])
+def test_options_of_another_kind_are_config_errors(net, pictures, asked):
+    model = net(lambda s, x: s.b(s.a(x)), a=nn.Conv2d(3, 12, 1), b=nn.Conv2d(12, 4, 1))
+    with pytest.raises(tb.ConfigError):
+        tb.prune(model, pictures, **{"budget": HALF} | asked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from torchbonsai.artifacts.load import load
 from torchbonsai.artifacts.recipe import from_json
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.models.build import ModelConfig, build
-from torchbonsai.models.sources import built_shape, default_shape, find_builder, library_of
+from torchbonsai.models.sources import built_shape, default_shape, find_builder, library_of, parameters_of
 from torchbonsai.models.zoo import ZOO
 from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.training.checkpoint import load_weights
@@ -122,7 +121,7 @@ def _config(name: str, shapes: list[Shape], classes: int | None, pretrained: boo
         if pretrained:
             way_out = "give a checkpoint file with --weights"
             raise _wrong("only timm:, torchvision: and hf: models have trained weights to load", repr(name), way_out)
-        if classes is not None and "classes" not in inspect.signature(find_builder(name)).parameters:
+        if classes is not None and "classes" not in parameters_of(find_builder(name)):
             raise _wrong("--classes needs a factory with a parameter 'classes'", repr(name), "leave it out")
         config = ModelConfig(name, classes=10 if classes is None else classes)
         known = default_shape(name)

@@ -41,14 +41,14 @@ def held(out: Any, narrow: Narrow) -> list[torch.Tensor]:
     return tensors_within(values)
 
 
-def _named(narrow: Any) -> set[int | str]:
-    return {narrow} if isinstance(narrow, int | str) else set(narrow)
+def _named(narrow: Any) -> set[Any]:
+    return set(narrow) if isinstance(narrow, Iterable) and not isinstance(narrow, str) else {narrow}
 
 
 def check(out: Any, narrow: Narrow) -> None:
     """Raises ConfigError where `narrow` names what the forward does not return."""
     known = parts(out)
-    there = {*range(len(known)), *(name for name, _ in known)}
+    there = {*range(len(known)), *(name for name, _ in known if name is not None)}
     missing = set() if isinstance(narrow, bool) else _named(narrow) - there
     if missing:
         names = [name for name, _ in known if name is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
-from torchbonsai.models.sources import find_builder
+from torchbonsai.models.sources import find_builder, parameters_of
 from torchbonsai.models.zoo import ZOO
 
 
@@ -55,7 +55,7 @@ def names() -> tuple[str, ...]:
 
 def takes(name: str, setting: str) -> bool:
     """Whether the factory `name` has a parameter called `setting`; raises ConfigError for an unknown name."""
-    return setting in _parameters(find_builder(name))
+    return setting in parameters_of(find_builder(name))
 
 
 def takes_width(name: str) -> bool:
@@ -71,7 +71,7 @@ def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
     not take, a factory that raises, or one that returns no module.
     """
     factory = find_builder(config.name)
-    arguments = _arguments(config, _parameters(factory))
+    arguments = _arguments(config, parameters_of(factory))
     with _seeded(seed):
         try:
             model = factory(**arguments)
@@ -98,10 +98,6 @@ def build(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
     model = model.to(device="cpu", dtype=torch.float32)
     object.__setattr__(model, "bonsai_config", config)  # how `tb.save` knows the dense network's build
     return model
-
-
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(factory).parameters)
 
 
 def _arguments(config: ModelConfig, parameters: dict[str, inspect.Parameter]) -> dict[str, Any]:

@@ -35,6 +35,14 @@ def library_of(name: str) -> tuple[Library, str] | None:
     return (LIBRARIES[prefix], inner) if colon and prefix in LIBRARIES else None
 
 
+def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a factory by name; none where it does not tell, as some classes written in C."""
+    try:
+        return dict(inspect.signature(factory).parameters)
+    except ValueError:
+        return {}
+
+
 def default_shape(name: str) -> tuple[int, ...] | None:
     """(channels, height, width) that is known before the model is built: the zoo's, or a factory's own default.
 
@@ -44,7 +52,7 @@ def default_shape(name: str) -> tuple[int, ...] | None:
         return IN_SHAPES.get(name, (3, 32, 32))
     if library_of(name) is not None:
         return None
-    parameter = inspect.signature(find_builder(name)).parameters.get("in_shape")
+    parameter = parameters_of(find_builder(name)).get("in_shape")
     default = parameter.default if parameter is not None else None
     return tuple(default) if isinstance(default, tuple | list) else None
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchbonsai.core.errors import PlanError, message
+from torchbonsai.core.errors import ConfigError, PlanError, message
 from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Scores, ScoringContext
 from torchbonsai.criteria.magnitude import Magnitude
@@ -145,6 +145,7 @@ def prune(
     >>> result.verification.exact
     True
     """
+    check_budget(budget)
     given, model = model, permanent(unwrap(model))
     criterion = criterion if criterion is not None else Magnitude(p=2)
     with collector_at_rest():
@@ -213,6 +214,19 @@ def _result(
     cost = Costs(costs.dense, costs.of(kept))
     selection, details, clocked = chosen.selection, context.details, chosen.clocked
     return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, details, clocked)
+
+
+def check_budget(budget: Any) -> None:
+    """Raises ConfigError for what is no Budget."""
+    if not isinstance(budget, Budget):
+        raise ConfigError(
+            message(
+                "budget= must be a tb.Budget",
+                f"{type(budget).__name__}: {budget!r}",
+                "a share without the word for what it is a share of",
+                "write budget=tb.Budget(macs=0.5)",
+            )
+        )
 
 
 def _endless() -> PlanError:

@@ -16,7 +16,7 @@ from torchbonsai.criteria.base import Criterion
 from torchbonsai.graph.forward import permanent, unwrap
 from torchbonsai.pruning.approach import Approach
 from torchbonsai.pruning.controls import Named, restrict
-from torchbonsai.pruning.prune import Costs, PruneResult, prune, trace
+from torchbonsai.pruning.prune import Costs, PruneResult, check_budget, prune, trace
 from torchbonsai.pruning.schedules import OneShot, Schedule
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import Scope
@@ -92,6 +92,7 @@ class Pruner:
         verify: bool = True,
     ) -> None:
         """Traces the model, so that what cannot be pruned fails here. Raises what `tb.prune` raises."""
+        check_budget(budget)
         self.model, self.example_inputs, self.optimizer = model, example_inputs, optimizer
         self.follow = tuple(follow)
         self._net = _own(model)

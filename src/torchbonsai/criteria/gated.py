@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.evaluate import device_of
-from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.criteria.base import Scores, ScoringContext
+from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.tally import filled
 from torchbonsai.graph.forward import draw_alike, undisturbed
+from torchbonsai.surgery.gates import reached
 from torchbonsai.surgery.gradients import gated, sites_in
+
+READER = "a reader inside the network"
 
 
 class GatedLoss:
@@ -73,6 +78,14 @@ class GatedLoss:
             return torch.autograd.grad(self(g, batch), g)[0]
 
         return self.each(gradient)
+
+    def scores(self, method: str, values: Tensor) -> Scores:
+        """(n_atoms,) -> {group: (n atoms,)}. What no gate stands for (outputs that may lose channels) scores the mean.
+
+        The groups concerned are named in a note, under the name of the method.
+        """
+        known = torch.from_numpy(reached(self.sites, self.context.graph.n_atoms))
+        return by_group(self.context.graph, filled(self.context, method, values, known, READER))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections import Counter
 from pathlib import Path
@@ -90,6 +91,12 @@ def _run(run: Record) -> str:
 def versions() -> dict[str, str]:
     """Of Python and of every package that has a part in the numbers."""
     return {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
+
+
+def machine() -> str:
+    """Versions and hardware, in one line."""
+    packages = ", ".join(f"{k} {v}" for k, v in versions().items())
+    return f"{packages}; {processor()}, {os.cpu_count()} cores"
 
 
 def processor() -> str:

@@ -41,19 +41,6 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def cut_in_place(model: nn.Module, small: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """What a pruner does in the midst of a training: the same module objects get smaller parameters."""
-    for module, other in zip(model.modules(), small.modules(), strict=True):
-        module._parameters.update(other._parameters)
-        module._buffers.update(other._buffers)
-        for name in ("out_channels", "in_channels", "num_features", "in_features"):
-            if hasattr(module, name):
-                setattr(module, name, getattr(other, name))
-    optimizer.state.clear()
-    for group in optimizer.param_groups:
-        group["params"] = [p for p in model.parameters() if (p.ndim > 1) == (group["weight_decay"] > 0)]
-
-
 @pytest.mark.usefixtures("traced")
 def test_two_sizes_of_batches_are_two_graphs_and_no_break(net: nn.Module, splits: Splits) -> None:
     fit(net, splits.train, TrainConfig(3, batch_size=16, compile=True), splits=splits, val=splits.val)
@@ -68,8 +55,8 @@ def test_a_cut_in_the_midst_of_training_is_compiled_once_more(net: nn.Module, sp
     def on_step(report: StepReport) -> None:
         seen.append(graphs())
         if report.step == 2:
-            small = tb.prune(net, torch.zeros(1, 2, 4, 4), budget=tb.Budget(channels=0.5)).model
-            cut_in_place(net, small, report.optimizer)
+            budget, image = tb.Budget(channels=0.5), torch.zeros(1, 2, 4, 4)
+            tb.Pruner(net, image, report.optimizer, budget=budget, schedule=tb.schedules.OneShot(at=1)).step()
 
     counters.clear()
     fit(net, splits.train, TrainConfig(5, batch_size=64, compile=True), splits=splits, on_step=on_step)

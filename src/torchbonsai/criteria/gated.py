@@ -18,9 +18,7 @@ from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.evaluate import device_of
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.graph.forward import draw_alike, undisturbed
-from torchbonsai.graph.record import Log
-from torchbonsai.surgery.gates import gate_sites
-from torchbonsai.surgery.gradients import gated
+from torchbonsai.surgery.gradients import gated, sites_in
 
 
 class GatedLoss:
@@ -28,7 +26,7 @@ class GatedLoss:
 
     def __init__(self, context: ScoringContext, *, train: bool = False) -> None:
         self.context, self.train = context, train
-        self.sites = gate_sites(context.graph, _log(context, train))
+        self.sites = sites_in(context.graph, train)
 
     def __call__(self, g: Tensor, batch: Any) -> Tensor:
         """The scalar loss of one batch. Raises PruningError where it is no scalar or does not depend on the gates."""
@@ -75,11 +73,6 @@ class GatedLoss:
             return torch.autograd.grad(self(g, batch), g)[0]
 
         return self.each(gradient)
-
-
-def _log(context: ScoringContext, train: bool) -> Log | None:
-    """The traced pass in train mode; None for the eval pass, or where train mode could not be traced."""
-    return next((log for log in context.graph.evidence.logs if log.training), None) if train else None
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class HessianDiagonal:
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, of either sign. Raises PruningError where the loss has no gradient."""
         loss, probes = GatedLoss(context), self._probes(context.graph.n_atoms)
+        context.details["forward_passes"] = 3 + 6 * len(probes)  # a gradient, and products with H, which go through it
 
         def diagonal(batch: Any) -> Tensor:
             g = loss.gates()

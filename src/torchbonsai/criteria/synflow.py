@@ -68,6 +68,7 @@ class SynFlow:
         Raises PruningError where the flow is not positive or not finite, DataError without inputs to take a shape from.
         """
         flow = _Flow(context)
+        context.details["example_passes"] = 3 * (self.rounds + (self.rounds > 1))
         scores = flow.through(flow.open) if self.rounds == 1 else self._leaving(context.graph, flow)
         return by_group(context.graph, scores)
 

@@ -24,6 +24,7 @@ from torchbonsai.study.look import look
 from torchbonsai.study.record import RunRecord, write
 from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished, Run, equal_compute, equal_epochs, spent_before
+from torchbonsai.study.settled import settled
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.store import Store, check_writable, versions
 from torchbonsai.study.summary import summarise
@@ -49,7 +50,7 @@ def compare_config(
 ) -> list[RunRecord]:
     """`compare` with its settings as one object."""
     material, places = look(config)
-    arms = Arms(config, material)
+    Arms(config.concrete, material)  # a method that nobody knows fails before anything is written
     out = Path(config.out)
     check_writable(out)
     finished: dict[str, Any] = {}
@@ -64,6 +65,8 @@ def compare_config(
                 on_record(record_of(one, finished, config))
 
     with _executor(config, Store(out / "stages")) as (store, executor):
+        config, measured = settled(config, material, config.epochs, store, executor, listener=on_event, places=places)
+        arms = Arms(config, material)
         runs = equal_epochs(arms)
         # The uniform controls come first: they need no training, and not every model can be remade.
         uniform = [n.stage for n in arms.cuts if n.arm.control == "uniform-new"]
@@ -75,7 +78,7 @@ def compare_config(
     records = [record_of(one, finished, config) for one in runs]
     for record in records:
         write(record, out / "records")
-    summarise(config, material.splits, runs, records, finished)
+    summarise(config, material.splits, runs, records, finished, measured)
     return records
 
 

@@ -16,12 +16,14 @@ from torchbonsai.core.errors import ConfigError, message
 
 @dataclass(frozen=True)
 class Numerics:
-    """threads: of torch, per process. deterministic: refuse ops without a deterministic implementation."""
+    """threads: of torch, per process. compile: the training step. deterministic: refuse ops without a deterministic
+    implementation."""
 
     threads: int = 1
     device: str = "cpu"
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
     deterministic: bool = True
 
     def __post_init__(self) -> None:

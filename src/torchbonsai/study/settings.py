@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 from torchbonsai.core.config import config_hash
 from torchbonsai.core.errors import ConfigError, message
@@ -36,9 +36,12 @@ class Settings:
         schedule: Of the learning rate.
         warmup_epochs: The learning rate rises over so many epochs.
         label_smoothing: Share of the target that is spread over all classes.
-        augment: Of crop, flip, cutout.
-        precision: Of the forward pass in training and testing; weights stay float32.
+        augment: Of crop, resized-crop, flip, cutout.
+        image_size: Side of the squares that all images are scaled to. Default: as they are; 64 where they differ.
+        precision: Of the forward pass in training and testing; weights stay float32. auto: the fastest precision,
+            layout and compile on this device, measured once and kept with the study.
         channels_last: Memory layout of weights and images.
+        compile: Train through torch.compile.
         device: Where to train.
         threads: Of torch in every process.
         workers: Processes; 0 is this one. Default: 2 where there are two cores.
@@ -61,8 +64,10 @@ class Settings:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
     augment: tuple[str, ...] = ()
-    precision: Literal["float32", "bf16"] = "float32"
+    image_size: int | None = None
+    precision: Literal["float32", "bf16", "auto"] = "float32"
     channels_last: bool = False
+    compile: bool = False
     device: str = "cpu"
     threads: int = 1
     workers: int | None = None
@@ -85,15 +90,23 @@ class Settings:
                 "round_to and score_images must be at least 1, workers at least 0",
                 f"{self.round_to}, {self.score_images}, {self.workers}",
             )
+        if self.precision == "auto" and (self.channels_last or self.compile):
+            got = f"channels_last={self.channels_last}, compile={self.compile}"
+            raise wrong("precision='auto' chooses channels_last and compile too: leave them out, or say all three", got)
         self.training(1.0, 0)  # its own checks, before anything runs
 
     @property
+    def concrete(self) -> Self:
+        """The same settings with a precision that can be listed, counted and checked with, before one is measured."""
+        return self if self.precision != "auto" else replace(self, precision="float32")
+
+    @property
     def numerics(self) -> Numerics:
-        """The settings of the arithmetic."""
-        return Numerics(self.threads, self.device, self.precision, self.channels_last)
+        """The settings of the arithmetic. Raises ConfigError while the precision is "auto"; see `study.settled`."""
+        return Numerics(self.threads, self.device, self.precision, self.channels_last, self.compile)  # type: ignore[arg-type]
 
     def training(self, epochs: float, seed: int) -> TrainConfig:
-        """How a network is trained for so long."""
+        """How a network is trained for so long. While the precision is "auto", float32, and `numerics` is refused."""
         return TrainConfig(
             epochs,
             lr=self.lr,
@@ -105,8 +118,9 @@ class Settings:
             warmup_epochs=self.warmup_epochs,
             label_smoothing=self.label_smoothing,
             augment=self.augment,
-            precision=self.precision,
+            precision="bf16" if self.precision == "bf16" else "float32",
             channels_last=self.channels_last,
+            compile=self.compile,
             seed=seed,
         )
 

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,15 @@ from torchbonsai.study.store import versions
 
 
 def summarise(
-    config: CompareConfig, splits: Splits, runs: Sequence[Run], records: Sequence[RunRecord], finished: Finished
+    config: CompareConfig,
+    splits: Splits,
+    runs: Sequence[Run],
+    records: Sequence[RunRecord],
+    finished: Finished,
+    measured: Mapping[str, str],
 ) -> About:
-    """Save the best network of each budget, then write `study.json`. records: in the order of `runs`."""
+    """Save the best network of each budget, then write `study.json`. records: in the order of `runs`. measured: what
+    was chosen by measurement, in words."""
     out = Path(config.out)
     trained = {record.name: finished[run.trained.spec] for run, record in zip(runs, records, strict=True)}
     choices = []
@@ -39,7 +45,7 @@ def summarise(
         config=plain(config),
         data=data_in_words(splits) | pretrained_on(config),
         versions=versions(),
-        hardware=hardware(config.device),
+        hardware=hardware(config.device) | dict(measured),
         records=tuple(f"{record.name}.json" for record in records),
         choices=tuple(choices),
         command=command(),

@@ -20,7 +20,14 @@ from torch.utils._pytree import tree_map_only
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.graph.call import flat_tensors, map_tensors
-from torchbonsai.surgery.gates import ActivationGate, GateSites, gated_weights, multiplied
+from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.surgery.gates import ActivationGate, GateSites, gate_sites, gated_weights, multiplied
+
+
+def sites_in(graph: ChannelGraph, train: bool) -> GateSites:
+    """The gates of the traced pass in eval or train mode; in train mode the eval pass's where that could not be run."""
+    log = next((log for log in graph.evidence.logs if log.training), None) if train else None
+    return gate_sites(graph, log)
 
 
 def gated(sites: GateSites, model: nn.Module, g: Tensor, run: Callable[[nn.Module], Tensor]) -> Tensor:

@@ -91,23 +91,17 @@ def _epoch(
     config, total = data.config, total_steps(len(data.train), data.config)
     sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # of losses, of right answers; read once, at the end
     samples = 0
-    for step, (inputs, targets) in enumerate(data.batches(total - done), start=done):
-        lr = learning_rate(step, len(data.train), config)
+    for number, (inputs, targets) in enumerate(data.batches(total - done), start=done):
+        lr = learning_rate(number, len(data.train), config)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        with autocast(data.device, config.precision):
-            logits = check_logits(model(inputs), len(targets), data.splits.classes)
-            loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        sums += _sums(logits.detach(), targets, loss.detach())
+        sums += step(model, optimizer, inputs, targets, config, data.splits.classes)
         samples += len(targets)
         if on_step is not None:
-            on_step(StepReport(step + 1, total, lr, optimizer))
+            on_step(StepReport(number + 1, total, lr, optimizer))
     mean_loss, right = (sums / samples).tolist()
     check_number(mean_loss, f"the training loss of epoch {epoch}")
-    return EpochReport(epoch, step + 1 - done, samples, lr, mean_loss, right, None, time.perf_counter() - start)
+    return EpochReport(epoch, number + 1 - done, samples, lr, mean_loss, right, None, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +127,23 @@ class _Data:
             yield laid_out(augmented(x, self.splits, self.config.augment, numbers), self.config.channels_last), y
 
 
-def _sums(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
-    """(2,) the batch's summed loss, and how many it has right."""
-    return torch.stack([loss.double() * len(targets), (logits.argmax(1) == targets).sum().double()])
+def step(
+    model: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    config: TrainConfig,
+    classes: int,
+) -> Tensor:
+    """One step; returns (2,) float64 on the device: the batch's summed loss, and how many it has right."""
+    with autocast(inputs.device, config.precision):
+        logits = check_logits(model(inputs), len(targets), classes)
+        loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    right = (logits.detach().argmax(1) == targets).sum()
+    return torch.stack([loss.detach().double() * len(targets), right.double()])
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:

@@ -57,10 +57,25 @@ class Chain:
         return all(stage.spec in finished for stage in self.stages)
 
 
-def spent(chain: Chain, finished: Finished, steps: Sequence[Step] | None = None) -> Spent:
-    """MACs spent from random weights on, up to the end of `steps` (default: all)."""
-    steps = chain.steps if steps is None else steps
-    before = spent_before(chain.start, chain.start, finished)
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """An arm whose next round follows from what the ones before cost: the stages that have to be done first."""
+
+    stages: tuple[Stage, ...]
+
+    def done(self, finished: Finished) -> bool:
+        """Whether the arm can be said further."""
+        return all(stage.spec in finished for stage in self.stages)
+
+
+def spent(chain: Chain, finished: Finished) -> Spent:
+    """MACs spent from random weights on."""
+    return spent_by(chain.start, chain.steps, finished)
+
+
+def spent_by(start: Stage, steps: Sequence[Step], finished: Finished) -> Spent:
+    """MACs spent from random weights to the end of `steps`."""
+    before = spent_before(start, start, finished)
     cuts = [finished[s.cut.spec].result for s in steps if s.cut is not None]
     trainings = [finished[s.trained.spec].result for s in steps]
     scoring = sum(c.get("scoring_macs", 0) for c in cuts)

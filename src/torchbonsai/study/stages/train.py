@@ -15,7 +15,7 @@ from torchbonsai.data.splits import Splits
 from torchbonsai.study.fairness import training_macs
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
-from torchbonsai.study.stages.images import Images, opened
+from torchbonsai.study.stages.images import Images, opened, without_held_out
 from torchbonsai.study.stages.network import left, taken
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.loop import fit
@@ -29,11 +29,15 @@ CHECKPOINT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Train:
-    """Train the parent "model" on the training split of `data`. training: precision and layout as in `numerics`."""
+    """Train the parent "model" on the training split of `data`. training: precision and layout as in `numerics`.
+
+    hold_out: so many images at the end of the split are not trained on, so that a criterion can score on them.
+    """
 
     data: Images
     training: TrainConfig
     numerics: Numerics
+    hold_out: int = 0
 
 
 @runs(Train, "train", version=1)
@@ -41,7 +45,8 @@ def train(config: Train, inputs: Inputs, context: Context) -> Output:
     """`training.loop.fit`, with a checkpoint beside the record so that a long run goes on where it stopped."""
     network, module = taken(inputs["model"])
     module.to(config.numerics.device)
-    history = _fit(module, opened(config.data, context.places), config.training, context)
+    splits = without_held_out(opened(config.data, context.places), config.hold_out)
+    history = _fit(module, splits, config.training, context)
     spent = {"samples": history.samples, "steps": history.steps}
     macs = training_macs(network.macs, history.samples)
     module.to("cpu")

@@ -54,8 +54,9 @@ pytest_collect_file = (pages + docstrings).pytest()
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What a page writes, it writes into a folder of its own."""
-    with contextlib.chdir(tmp_path_factory.mktemp("page")):
+    """What a page writes, it writes into a folder of its own; what it times, it times anew."""
+    with contextlib.chdir(tmp_path_factory.mktemp("page")), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHBONSAI_CACHE", str(Path.cwd() / "cache"))
         yield Path.cwd()
 
 

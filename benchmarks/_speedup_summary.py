@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import os
+import platform
 import statistics
+from importlib.metadata import version
 from typing import Any
+
+import torch
+
+from torchbonsai.cost.latency import device_name
 
 Entry = dict[str, Any]
 _NEVER = 0.98
@@ -16,6 +23,14 @@ def target(runtime: str, keep: float) -> float:
     if runtime == "onnxruntime":
         return 0.95
     return 0.9 if keep >= 0.5 else 0.0
+
+
+def machine(device: str) -> str:
+    """The chip, how many cores this process may use, and the versions that decide a time."""
+    packages = ("torch", "onnxruntime", "onnxscript", "torch-pruning", "torchvision", "numpy")
+    told = ", ".join(f"{name} {version(name)}" for name in packages)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{device_name(torch.device(device))}, {cores} cores, Python {platform.python_version()}, {told}"
 
 
 def page(command: str, entries: list[Entry]) -> str:

@@ -6,18 +6,20 @@ first half of the test set, and told on the other half.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchbonsai.data import DataConfig, load
 from torchbonsai.data.batches import normalise
-from torchbonsai.data.splits import Splits
+from torchbonsai.data.splits import Splits, TestSplit
 from torchbonsai.models import ModelConfig
 from torchbonsai.training.start import checkpointed
 
@@ -54,6 +56,19 @@ def choosing(splits: Splits, images: int, batch: int, seed: int | None = None) -
     if seed is not None:
         order = torch.randperm(HALF, generator=torch.Generator().manual_seed(seed))
     return batches_of(splits, order[:images], batch)
+
+
+def other_half(splits: Splits, images: int) -> TestSplit:
+    """The first `images` of the test images that nothing is chosen on."""
+    return TestSplit(splits.test.x[HALF:][:images], splits.test.y[HALF:][:images])
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """As JSON: the old record or the new one, never a part."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(path)
 
 
 def batches_of(splits: Splits, which: Tensor, batch: int) -> Batches:

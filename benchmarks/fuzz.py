@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from pathlib import Path
 import hypothesis
 import numpy
 import torch
+from _zoo_summary import machine
 
 import torchbonsai
 from torchbonsai.testing.fuzz import Tally, fuzz
@@ -54,14 +56,22 @@ def record(total: Tally, seconds: float) -> dict[str, object]:
     del counts["fates"], counts["failures"]
     return {
         "command": " ".join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
         "counts": counts,
         "failures": total.failures,
         "fates": {name: dict(sorted(fates.items())) for name, fates in sorted(total.fates.items())},
         "never_removed": sorted(name for name, fates in total.fates.items() if not fates["removed"]),
         "seconds": round(seconds, 1),
         "tolerances": {"masked": 1e-9, "poisoned": 1e-9, "dtype": "float64"},
-        "versions": versions | {"python": platform.python_version(), "machine": platform.machine()},
+        "versions": versions | {"python": platform.python_version()},
     }
+
+
+def commit() -> str:
+    """The commit of this tree; "+" where there were changes on top."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:

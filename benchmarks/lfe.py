@@ -25,14 +25,13 @@ from typing import Any
 import _trained
 import numpy as np
 import torch
-from _lfe_page import page
+from _lfe_page import naive_seconds, page
 from scipy.stats import spearmanr
 
 import torchbonsai as tb
 from torchbonsai.criteria import LinearFilterEnsembles, ScoringContext
 from torchbonsai.criteria.linear_fit import fit_linear
 from torchbonsai.criteria.masked_loss import MaskedLoss
-from torchbonsai.criteria.masks import draw_round
 from torchbonsai.graph.forward import undisturbed
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -74,12 +73,12 @@ def main() -> None:
     for name in bench.names:
         if name not in record["layers"]:
             record["layers"][name] = bench.layer(name)
-            write(given.out, record)
+            _trained.write(given.out, record)
             print(line(name, record["layers"][name]), flush=True)
     for name in given.designs:
         if name not in record["designs"]:
             record["designs"][name] = bench.designs(name)
-            write(given.out, record)
+            _trained.write(given.out, record)
     given.out.with_suffix(".md").write_text(page(record))
     print(page(record))
 
@@ -89,12 +88,9 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
     return {k: v for k, v in vars(given).items() if k not in ("out", "cifar10")}
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """The old record or the new one, never a part."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)
+def clocks() -> np.ndarray:
+    """Wall and processor seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class Bench:
@@ -109,48 +105,43 @@ class Bench:
         self.names = [g.name for g in graph.groups if g.name.startswith("layer") and g.name.endswith("conv1")]
         self.arms: dict[str, MaskedLoss] = {}
 
-    def arm(self, name: str) -> tuple[MaskedLoss, float]:
-        """An arm, and the seconds that setting it up has taken just now."""
-        if name in self.arms:
-            return self.arms[name], 0.0
-        start = time.perf_counter()
-        with undisturbed(self.model):
-            made = MaskedLoss(self.context, self.context.loss, replay=name != "naive", half=name == "bf16")
-        self.arms[name] = made
-        return made, time.perf_counter() - start
-
-    def masks(self, name: str, design: Any = None, keep: float = 0.0, at_least: float = 0, seed: int = 0) -> Any:
-        """The masks of the default criterion, or of another design."""
-        plain = LinearFilterEnsembles(masks_per_channel=self.given.masks)
-        design, keep = design or plain.design, keep or plain.keep
-        n, rows = self.context.graph.by_name[name].size, []
-        generator = np.random.default_rng((seed, self.names.index(name)))
-        while sum(map(len, rows)) < (at_least or self.given.masks * n):
-            rows.append(draw_round(design, n, keep, generator))
-        return np.concatenate(rows)
-
-    def losses(self, arm: str, name: str, masks: Any) -> tuple[np.ndarray, float]:
-        """The losses, and the seconds they took."""
+    def masks(self, name: str, per_channel: float, seed: int = 0, **design: Any) -> Any:
+        """The masks that the criterion would draw."""
         group = self.context.graph.by_name[name]
-        masked, seconds = self.arm(arm)
-        start = time.perf_counter()
+        criterion = LinearFilterEnsembles(masks_per_channel=per_channel, **design)
+        return criterion.first_masks(group.size, np.random.default_rng((seed, self.context.graph.groups.index(group))))
+
+    def losses(self, arm: str, name: str, masks: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The losses, and the seconds they took: (wall, processor)."""
+        group = self.context.graph.by_name[name]
+        start = clocks()
+        if arm not in self.arms:
+            with undisturbed(self.model):
+                made = MaskedLoss(self.context, self.context.loss, replay=arm != "naive", half=arm == "bf16")
+            self.arms[arm] = made
         with undisturbed(self.model):
-            found = masked.losses(np.arange(group.offset, group.offset + group.size), masks)
-        assert arm == "naive" or not masked.why, masked.why
-        return found, seconds + time.perf_counter() - start
+            found = self.arms[arm].losses(np.arange(group.offset, group.offset + group.size), masks)
+        if arm != "naive" and self.arms[arm].why:
+            sys.exit(f"nothing was replayed: {self.arms[arm].why}")
+        return found, clocks() - start
 
     def layer(self, name: str) -> dict[str, Any]:
         """All arms on one layer."""
-        masks = self.masks(name)
+        masks = self.masks(name, self.given.masks)
         whole = name in self.given.whole
         sample = masks if whole else np.unique(masks, axis=0)[: self.given.naive_masks]
         self.losses("naive", name, sample[:1])  # warm
         naive, seconds = self.losses("naive", name, sample)
-        row: dict[str, Any] = {"masks": len(masks), "naive_timed": len(np.unique(sample, axis=0)), "naive_s": seconds}
+        row: dict[str, Any] = {
+            "masks": len(masks),
+            "naive_timed": len(np.unique(sample, axis=0)),
+            "naive_s": list(seconds),
+        }
         row["distinct"] = len(np.unique(masks, axis=0))
         y = {}
         for arm in ("float32", "bf16"):
-            y[arm], row[f"{arm}_s"] = self.losses(arm, name, masks)
+            y[arm], seconds = self.losses(arm, name, masks)
+            row[f"{arm}_s"] = list(seconds)
             fit = fit_linear(masks, -y[arm])
             row[arm] = {"scores": fit.effects.tolist(), "errors": fit.standard_errors.tolist(), "r2": fit.r_squared}
         again, _ = self.losses("float32", name, sample)
@@ -165,11 +156,10 @@ class Bench:
     def designs(self, name: str) -> list[dict[str, Any]]:
         """The spread of scores over seeds of the masks, for each design at about the same number of masks."""
         rows = []
-        n = self.context.graph.by_name[name].size
         for design, keep in DESIGNS:
             fits = []
             for seed in range(1, self.given.repeats + 1):
-                masks = self.masks(name, design, keep, 2.5 * n, seed)
+                masks = self.masks(name, 2.5, seed, design=design, keep=keep)
                 fits.append(fit_linear(masks, -self.losses("float32", name, masks)[0]))
             effects = np.stack([fit.effects.numpy() for fit in fits])
             spread = float(np.sqrt(effects.var(0, ddof=1).mean()))
@@ -183,11 +173,15 @@ class Bench:
 
 def line(name: str, row: dict[str, Any]) -> str:
     """One line of the terminal."""
-    naive = row["naive_s"] / row["naive_timed"] * row["distinct"]
-    ratios = "  ".join(f"{arm} {row[f'{arm}_s']:.1f} s ({naive / row[f'{arm}_s']:.1f}x)" for arm in ARMS[1:])
+    naive = naive_seconds(row)
+    seconds = {arm: np.array(row[f"{arm}_s"]) for arm in ARMS[1:]}
+    ratios = "  ".join(
+        f"{a} {s[0]:.1f} s ({naive[0] / s[0]:.1f}x, cpu {naive[1] / s[1]:.1f}x)" for a, s in seconds.items()
+    )
     return (
-        f"{name:16} {row['masks']} masks  naive {naive:.1f} s  {ratios}  losses differ by {row['loss_difference']:.1e} "
-        f"(spread {row['loss_spread']:.2g})  rank correlation {row['rank_correlation']:.4f}"
+        f"{name:16} {row['masks']} masks  naive {naive[0]:.1f} s  {ratios}  losses differ by "
+        f"{row['loss_difference']:.1e} (spread {row['loss_spread']:.2g})  "
+        f"rank correlation {row['rank_correlation']:.4f}"
     )
 
 

@@ -27,9 +27,8 @@ from typing import Any
 
 import torch
 from _speedup_arms import disagreement, macs_of, ours, spent, torch_pruning
-from _speedup_summary import page, target
+from _speedup_summary import machine, page, target
 from _zoo_build import build
-from _zoo_summary import machine
 from torch import nn
 
 from torchbonsai.core.config import write_atomic
@@ -101,7 +100,7 @@ def _measured(cells: list[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
             nets = dict(zip(ARMS, (model, small, theirs), strict=True))
             row = _row(cell, nets, x, dense)
             row["macs"] = {arm: macs_of(net, x) // cell.batch for arm, net in nets.items()}
-            yield cell, row | {"ours": about, "torch-pruning": about_theirs, "machine": machine()}
+            yield cell, row | {"ours": about, "torch-pruning": about_theirs, "machine": machine(cell.device)}
 
 
 def _row(cell: Cell, nets: dict[str, nn.Module], x: torch.Tensor, dense: dict[str, Any]) -> dict[str, Any]:

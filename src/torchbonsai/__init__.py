@@ -21,9 +21,10 @@ from torchbonsai.core.errors import (
     VerificationError,
 )
 from torchbonsai.graph.rules.user import rule
-from torchbonsai.pruning import schedules
+from torchbonsai.pruning import penalties, schedules
 from torchbonsai.pruning.prune import PruneResult, prune, trace
 from torchbonsai.pruning.pruner import Pruner
+from torchbonsai.pruning.recalibrate import recalibrate
 from torchbonsai.selection.budget import Budget
 
 __version__ = "0.1.0"
@@ -59,7 +60,9 @@ __all__ = [
     "TraceError",
     "VerificationError",
     "criteria",
+    "penalties",
     "prune",
+    "recalibrate",
     "rule",
     "schedules",
     "trace",

@@ -29,7 +29,7 @@ def test_coupled_producers_are_one_norm():
     stem, b = toy.model.stem.weight.detach().double(), toy.model.b.weight.detach().double()
     expected = (stem.flatten(1).pow(2).sum(1) + b.flatten(1).pow(2).sum(1)).sqrt()
     scores = ScoringContext(toy.graph, toy.model).resolve(Magnitude())
-    assert torch.allclose(scores["stem"], expected, rtol=1e-12)
+    assert torch.allclose(scores["stem"], expected, rtol=1e-6)  # float32 weights are summed in float32
 
 
 def test_biases_norms_depthwise_and_consumers_do_not_count():

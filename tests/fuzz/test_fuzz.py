@@ -14,7 +14,7 @@ from torchbonsai.testing.hazards import HAZARDS
 from torchbonsai.testing.networks import Spec, cut, grow, pictures
 from torchbonsai.testing.surgery import reference_error
 
-FLAGGED = {"ChannelAndSpatialAttention", "WidthAsValue"}
+FLAGGED = {"ChannelAndSpatialAttention"}
 
 
 def test_random_networks():

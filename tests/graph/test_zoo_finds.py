@@ -205,3 +205,63 @@ def test_one_assumption_holds_at_the_same_line_whatever_the_width(monkeypatch):
     assert result.verification.exact
     assert not [f for f in result.graph.frozen if "baked" in f.reason]
     assert count <= 14
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation by a batch norm over the flattened weight, as norm-free networks have it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        flat = nn.functional.batch_norm(flat, None, None, weight=self.gain.view(-1), training=True, momentum=0.0)
+        return nn.functional.conv2d(x, flat.reshape_as(self.weight), self.bias, padding=1)
+
+
+def test_weights_flattened_with_their_kernel_shrink_and_are_inexact():
+    torch.manual_seed(0)
+    net = nn.Sequential(Standardised(3, 8, 3), nn.ReLU(), Standardised(8, 12, 3), nn.ReLU(), nn.Conv2d(12, 4, 1))
+    result = tb.prune(net, torch.randn(1, 3, 8, 8), budget=HALF, scope="uniform")
+    assert (result.model[0].out_channels, result.model[2].out_channels) == (4, 6)
+    assert not result.verification.exact
+    assert "statistics over channels" in result.verification.reason
+
+
+class Stacked(nn.Module):
+    """Several vectors of features weighed by a convolution whose kernel of one runs along the features."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.weigh, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Conv1d(2, 1, 1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.weigh(torch.stack([self.a(x), self.b(x)], 1)).squeeze(1))
+
+
+def test_features_along_which_a_kernel_of_one_runs_leave_and_are_counted():
+    torch.manual_seed(0)
+    result = tb.prune(Stacked(), torch.randn(1, 6), budget=HALF)
+    assert (result.model.a.out_features, result.model.b.out_features) == (4, 4)
+    assert result.verification.exact
+    assert (result.cost.before.macs, result.cost.after.macs) == (6 * 8 * 2 + 2 * 8 + 8 * 2, 6 * 4 * 2 + 2 * 4 + 4 * 2)
+
+
+class Asserting(nn.Module):
+    """A forward that says nothing when widths do not fit."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        assert x.shape[1] == 8
+        return self.b(x)
+
+
+def test_an_error_without_words_freezes_with_its_kind_as_the_reason():
+    graph = tb.trace(Asserting(), torch.randn(1, 3, 8, 8))
+    assert not graph.groups
+    assert any("AssertionError" in f.reason for f in graph.frozen)

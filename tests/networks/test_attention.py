@@ -65,7 +65,7 @@ def test_widths_inside_heads_leave_with_the_dense_scale(fused: bool) -> None:
     assert result.model.up.out_features == 20
 
 
-def test_multihead_attention_keeps_its_attributes_right_and_says_what_changed() -> None:
+def test_multihead_attention_keeps_its_attributes_right_and_its_scale() -> None:
     torch.manual_seed(0)
     model = Hybrid(nn.MultiheadAttention(24, 4, batch_first=True))
     result = tb.prune(model, X, budget=tb.Budget(channels=0.5), criterion=tb.criteria.Random(seed=0), scope="uniform")
@@ -73,8 +73,8 @@ def test_multihead_attention_keeps_its_attributes_right_and_says_what_changed() 
     assert small.embed_dim == small.kdim == small.vdim == small.out_proj.out_features == result.model.head.in_features
     assert small.head_dim * small.num_heads == small.embed_dim < 24
     assert result.model.up.out_features == 20
-    assert not result.verification.exact  # the softmax scale follows the width inside a head, and that is said
-    assert result.verification.reason
+    assert result.verification.exact  # the scale follows the width inside a head, and the queries' rows take it up
+    assert {s.name for s in result.plan.scales} == {"attention.in_proj_weight", "attention.in_proj_bias"}
 
 
 def test_grouped_queries_stay_tied_to_their_keys() -> None:

@@ -197,3 +197,20 @@ def test_blocks_by_name_and_what_is_refused(x: Tensor) -> None:
     for wrong in ({"7": "whole"}, {"1": "half"}, "both"):
         with pytest.raises(tb.ConfigError, match="blocks="):
             tb.prune(model, x, budget=tb.Budget(channels=0.5), blocks=wrong)
+
+
+def test_linear_attention_whose_values_are_padded_with_ones(x: Tensor) -> None:
+    """EfficientViT: a column of ones beside the values sums the weights; a head's column leaves with the head."""
+
+    class Padded(Heads):
+        def forward(self, x: Tensor) -> Tensor:
+            b, n, _ = x.shape
+            q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.relu(q) @ (F.relu(k).transpose(-2, -1) @ F.pad(v, (0, 1), value=1.0))
+            y = y[..., :-1] / (y[..., -1:] + 1e-3)
+            return self.proj(y.transpose(1, 2).reshape(b, n, self.num_heads * self.head_dim))
+
+    torch.manual_seed(0)
+    model = Block(Padded(24, 4, "linear"))
+    assert sizes(tb.trace(model, x))["attention.qkv"] == 4
+    check_surgery(model, x, **HALF)

@@ -15,7 +15,8 @@ from torchbonsai.cost import runtime as runtimes
 from torchbonsai.cost.layer import Layer
 from torchbonsai.cost.memory import model_bytes, peak_bytes
 from torchbonsai.cost.predict import LatencyModel
-from torchbonsai.cost.table import LayerTable, Surface
+from torchbonsai.cost.surface import Surface
+from torchbonsai.cost.table import LayerTable
 from torchbonsai.cost.tape import record
 from torchbonsai.cost.timing import Times
 from torchbonsai.models import ModelConfig, build
@@ -144,6 +145,15 @@ def test_a_surface_between_its_points(made, tmp_path):
     assert surface.ms(0, 64) == 0.0
     times = [surface.ms(i, 128) for i in range(8, 65, 8)]
     assert times == sorted(times)
+
+
+def test_dtypes_are_told_apart(made, tmp_path):
+    model, x = Branches().eval().bfloat16(), image().bfloat16()
+    layers = [layer for layer, _ in record(model, x).layers.values()]
+    assert {layer.dtype for layer in layers} == {"bfloat16"}
+    assert all("bfloat16" in layer.key for layer in layers)
+    module, shape = layers[0].build(3, 8)
+    assert (module.weight.dtype, shape[:2]) == (torch.bfloat16, (1, 3))
 
 
 def test_a_layer_of_each_kind_has_a_surface(made, tmp_path):

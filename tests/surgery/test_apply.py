@@ -129,3 +129,14 @@ def test_index_maps(mixed, x):
     assert plan.index_map("stem.weight") == {old: new for new, old in enumerate(kept)}
     with pytest.raises(tb.PlanError, match="narrows"):
         plan.index_map("head.weight", 0)
+
+
+def test_what_user_code_hung_on_a_parameter_goes_with_it(mixed, x):
+    """Optimizers read such marks; so may the forward."""
+    mixed.inner.weight.no_weight_decay = True
+    mixed.head.bias.rate = 0.5
+    small = tb.prune(mixed, x, budget=tb.Budget(channels=0.5)).model
+    assert small.inner.weight.no_weight_decay is True
+    assert small.inner.weight.shape != mixed.inner.weight.shape
+    assert vars(small.head.bias) == {"rate": 0.5}
+    assert vars(mixed.head.bias) == {"rate": 0.5}

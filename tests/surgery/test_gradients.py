@@ -107,6 +107,22 @@ def test_the_model_is_left_alone():
     assert not model._forward_pre_hooks
 
 
+def test_a_model_that_is_never_called():
+    model, x, _ = awkward()
+    g = torch.ones(18, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(PruningError, match="never ran"):
+        gated(gate_sites(tb.trace(model, x)), model, g, lambda m: m.stem(x).sum())
+
+
+def test_frozen_weights_take_the_kernels_that_they_took_in_the_trace():
+    model, x, score = awkward()
+    for p in (model.q.weight, model.stem.weight):
+        p.requires_grad_(False)
+    g = torch.ones(18, dtype=torch.float64, requires_grad=True)
+    gated(gate_sites(tb.trace(model, x)), model, g, lambda m: score(m(x))).backward()
+    assert g.grad.abs().min() > 0
+
+
 def test_another_path_is_an_error():
     model, x, score = awkward()
     sites = gate_sites(tb.trace(model, x))

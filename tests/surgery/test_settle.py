@@ -203,3 +203,24 @@ def test_an_assumption_that_fails_in_one_stage_is_no_reason_to_freeze_another(pi
     assert all(g.size > 1 for g in graph.groups)
     for cut in check_surgery(model, pictures, **HALF):
         assert cut.small.get_submodule("1.units.2").out_channels < 16
+
+
+FILLS = {
+    "as wide as another": lambda x: torch.cat([x, x.new_zeros(x.shape)], 1),
+    "by its sizes": lambda x: torch.cat([x.new_ones(x.shape[0], x.shape[1], 8, 8), x.relu()], 1),
+    "twice as wide": lambda x: torch.cat([x, x, x.new_zeros(x.shape[0], 2 * x.shape[1], 8, 8)], 1),
+}
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_a_fill_as_wide_as_something_else_shrinks_with_it(name, pictures):
+    class Filled(Base):
+        def setup(self):
+            self.b = nn.Conv2d(48 if "twice" in name else 24, 5, 1)
+
+        def forward(self, x):
+            return self.b(FILLS[name](self.a(x)))
+
+    torch.manual_seed(0)
+    for cut in check_surgery(Filled().eval(), pictures, **HALF):
+        assert cut.small.a.out_channels < 12

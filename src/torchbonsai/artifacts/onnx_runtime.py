@@ -50,6 +50,15 @@ class OnnxRuntime:
         """One node. The seconds are those of the node alone, by ONNX Runtime's profiler: inside a network nobody pays
         for the change to its blocked layout and back, which a network of one layer does."""
         _check(target)
+        if layer.dtype != "float32":
+            raise ConfigError(
+                message(
+                    "layers are timed under ONNX Runtime in float32",
+                    layer.dtype,
+                    "a network in half precision",
+                    "prune it in float32, and convert what is left",
+                )
+            )
         raw, shape = _one_node(layer, inputs, outputs)
         feed = {"x": np.zeros(shape, dtype=np.float32)}
 

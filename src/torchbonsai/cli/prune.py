@@ -20,10 +20,10 @@ from torchbonsai.cli.given import ModelArguments
 from torchbonsai.cli.told import told
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.core.units import MACS_CONVENTION, human
-from torchbonsai.criteria import Criterion, Magnitude, Random
 from torchbonsai.graph.channel_graph import Frozen
 from torchbonsai.pruning.prune import PruneResult, prune
 from torchbonsai.selection.budget import Budget
+from torchbonsai.study.methods import Method, criterion_of
 from torchbonsai.surgery.plan import PruningPlan, compose
 
 _KEPT = ("macs", "params", "channels", "peak_bytes", "model_bytes")
@@ -55,10 +55,10 @@ class Arguments:
     on: str | None = None
     """Where the network will run: cpu:onnxruntime, cpu:eager, cpu:compile, cuda:compile, cpu:eager:channels_last.
     Widths are then what that device likes, and the layers that are slow there get narrower first."""
-    criterion: Literal["l2", "l1", "random"] = "l2"
-    """What says which channels go: the smallest weights, or chance."""
-    scope: Literal["global", "uniform"] = "global"
-    """One ranking over all groups, or the same share of each."""
+    criterion: Literal["l2", "l1", "lamp", "fpgm", "bn-scale", "synflow", "random"] = "l2"
+    """What says which channels go: a method that needs no data, or chance."""
+    scope: Literal["global", "uniform", "knapsack"] = "global"
+    """One ranking over all groups, the same share of each, or one ranking by score per cost."""
     round_to: int = 1
     """Widths are multiples of this; 8 or 16 suit most kernels."""
     min_channels: int = 1
@@ -89,7 +89,7 @@ def run(arguments: Arguments) -> int:
             given.model,
             given.inputs,
             budget=budget,
-            criterion=_criterion(arguments),
+            criterion=criterion_of(Method(arguments.criterion), arguments.given.seed),
             scope=arguments.scope,
             round_to=arguments.round_to,
             min_channels=arguments.min_channels,
@@ -203,12 +203,6 @@ def _budget(arguments: Arguments) -> Budget:
     if arguments.out is None and not arguments.dry_run:
         raise _wrong("the small network needs a folder", "no --out", "give --out DIR, or --dry-run to save nothing")
     return Budget(**amounts, on=arguments.on)
-
-
-def _criterion(arguments: Arguments) -> Criterion:
-    if arguments.criterion == "random":
-        return Random(seed=arguments.given.seed)
-    return Magnitude(p=2 if arguments.criterion == "l2" else 1)
 
 
 def _wrong(must: str, got: str, way_out: str) -> ConfigError:

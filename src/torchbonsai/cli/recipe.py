@@ -15,10 +15,11 @@ from torchbonsai.cli.live import Live
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Study, read_study
 from torchbonsai.study.recipes import RECIPES, follow
-from torchbonsai.study.settings import Settings, seeds
+from torchbonsai.study.recipes.settings import RecipeSettings
+from torchbonsai.study.settings import seeds
 
 if TYPE_CHECKING:
-    Chosen = Settings
+    Chosen = RecipeSettings
 else:
     Chosen = Union[  # noqa: UP007  made from a list
         tuple(Annotated[recipe.config, tyro.conf.subcommand(name)] for name, recipe in RECIPES.items())
@@ -53,7 +54,7 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def followed(settings: Settings, console: Console) -> Study:
+def followed(settings: RecipeSettings, console: Console) -> Study:
     """Follow the recipe whose settings these are, with a live view; write the report and return the study."""
     (recipe,) = (r for r in RECIPES.values() if r.config is type(settings))
     made: Any = recipe(settings)

@@ -40,7 +40,7 @@ class Eager:
         """One layer as a module of its own."""
         with torch.random.fork_rng(devices=[]):
             module, shape = layer.build(inputs, outputs)
-        run = bound(placed(module, target), placed_inputs(torch.zeros(shape), target))
+        run = bound(placed(module, target), placed_inputs(torch.zeros(shape, dtype=layer.torch_dtype), target))
         wait = torch.cuda.synchronize if target.device == "cuda" else lambda: None
 
         def seconds() -> float:

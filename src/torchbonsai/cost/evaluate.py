@@ -23,12 +23,14 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; outside, every module's own training flag again, whatever was raised."""
     flags = {module: module.training for module in model.modules()}
-    model.eval()
+    if any(flags.values()):
+        model.eval()
     try:
         yield
     finally:
         for module, training in flags.items():
-            module.training = training
+            if module.training is not training:
+                module.training = training
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from torchbonsai.core.errors import DataError, PruningError, message
 from torchbonsai.cost.evaluate import call, device_of, eval_mode
-from torchbonsai.criteria.batches import check_finite, length_of, read_batches
+from torchbonsai.criteria.batches import check_finite, inputs_of, length_of, read_batches
 from torchbonsai.criteria.watch import watch_forward
 from torchbonsai.graph.channel_graph import ChannelGraph, Site
+from torchbonsai.graph.trace import named_tensors
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Scores = dict[str, Tensor]
@@ -41,6 +42,9 @@ class Criterion(Protocol):
     A criterion may also have `claims`, a frozenset of what `tb.testing.check_criterion` is to hold it to:
     "equivariant" (reordered channels, reordered scores; assumed where `claims` is missing) and "unread lowest" (a
     channel that nobody reads scores lowest in its group).
+    Where its cost does not follow from its needs (one forward pass for activations, three for gradients), `score` sets
+    `context.details["forward_passes"]`, how many forward passes a sample took, and `details["example_passes"]`, how
+    many were made on the example inputs besides.
     """
 
     @property
@@ -107,7 +111,7 @@ class ScoringContext:
 
     def inputs_of(self, batch: Any) -> Any:
         """The inputs in a batch: a Tensor or a dict is the inputs, of anything else its first entry."""
-        return batch if isinstance(batch, Tensor | Mapping) else batch[0]
+        return inputs_of(batch)
 
     def length_of(self, batch: Any) -> int:
         """How many samples a batch holds: the weight of its mean."""
@@ -157,11 +161,7 @@ class ScoringContext:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        named = (
-            *self.model.named_parameters(remove_duplicate=False),
-            *self.model.named_buffers(remove_duplicate=False),
-        )
-        return dict(named)
+        return dict(named_tensors(self.model))
 
 
 def _checked(criterion: Criterion, group: str, size: int, values: Tensor | None) -> Tensor:

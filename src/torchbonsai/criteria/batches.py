@@ -46,6 +46,11 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
+def inputs_of(batch: Any) -> Any:
+    """The inputs in a batch: a Tensor or a dict is the inputs, of anything else its first entry."""
+    return batch if isinstance(batch, Tensor | Mapping) else batch[0]
+
+
 def length_of(batch: Any) -> int:
     """The first size of the first tensor. Raises DataError where there is none."""
     for tensor in tensors_in(batch):

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.evaluate import device_of
-from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.criteria.base import Scores, ScoringContext
+from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.tally import filled
 from torchbonsai.graph.forward import draw_alike, undisturbed
-from torchbonsai.graph.record import Log
-from torchbonsai.surgery.gates import gate_sites
-from torchbonsai.surgery.gradients import gated
+from torchbonsai.surgery.gates import reached
+from torchbonsai.surgery.gradients import gated, sites_in
+
+READER = "a reader inside the network"
 
 
 class GatedLoss:
@@ -28,7 +31,7 @@ class GatedLoss:
 
     def __init__(self, context: ScoringContext, *, train: bool = False) -> None:
         self.context, self.train = context, train
-        self.sites = gate_sites(context.graph, _log(context, train))
+        self.sites = sites_in(context.graph, train)
 
     def __call__(self, g: Tensor, batch: Any) -> Tensor:
         """The scalar loss of one batch. Raises PruningError where it is no scalar or does not depend on the gates."""
@@ -76,10 +79,13 @@ class GatedLoss:
 
         return self.each(gradient)
 
+    def scores(self, method: str, values: Tensor) -> Scores:
+        """(n_atoms,) -> {group: (n atoms,)}. What no gate stands for (outputs that may lose channels) scores the mean.
 
-def _log(context: ScoringContext, train: bool) -> Log | None:
-    """The traced pass in train mode; None for the eval pass, or where train mode could not be traced."""
-    return next((log for log in context.graph.evidence.logs if log.training), None) if train else None
+        The groups concerned are named in a note, under the name of the method.
+        """
+        known = torch.from_numpy(reached(self.sites, self.context.graph.n_atoms))
+        return by_group(self.context.graph, filled(self.context, method, values, known, READER))
 
 
 @contextmanager

@@ -98,13 +98,15 @@ class LinearFilterEnsembles:
         Raises DataError without batches; PruningError where a masked loss is not finite, or where the masks cannot
         tell the channels apart. A note says where masks take full forwards, and why.
         """
-        fits = dict(self.fits(context))
+        fits = dict(self._fits(context))
         ordered = {g.name: fits[g.name] for g in context.graph.groups}
         context.details["linear_fits"] = ordered
         return {name: fit.effects for name, fit in ordered.items()}
 
-    def fits(self, context: ScoringContext) -> Iterator[tuple[str, LinearFit]]:
-        """Each group's name and fit, as soon as it is there, in the order in which the forward reads the groups."""
+    def _fits(self, context: ScoringContext) -> Iterator[tuple[str, LinearFit]]:
+        """Each group's name and fit, in the order in which the forward reads the groups."""
+        if not context.graph.groups:
+            return
         with eval_mode(context.model), undisturbed(context.model):
             masked = MaskedLoss(context, self._loss(context), replay=self.replay, half=self.precision == "bf16")
             context.details["forward_passes"] = 0
@@ -131,7 +133,7 @@ class LinearFilterEnsembles:
         """Draw, evaluate and fit, in rounds."""
         generator = np.random.default_rng((self.seed, number))
         most = self.masks_per_channel * len(atoms)
-        masks = self._first(len(atoms), most, generator)
+        masks = self.first_masks(len(atoms), generator)
         performance: Floats = -masked.losses(atoms, masks)
         fit, settled = fit_linear(masks, performance, self.ridge), None
         while self.cut is not None:
@@ -144,11 +146,14 @@ class LinearFilterEnsembles:
         context.details["forward_passes"] += len(masks)
         return replace(fit, settled=settled)
 
-    def _first(self, n: int, wanted: float, generator: np.random.Generator) -> Masks:
-        """Rounds until the effects can be told apart, and until there are enough where nothing stops early."""
+    def first_masks(self, n: int, generator: np.random.Generator) -> Masks:
+        """(K, n) rounds until the effects can be told apart, and until there are enough where nothing stops early.
+
+        Raises PruningError where the effects cannot be told apart.
+        """
         masks = draw_round(self.design, n, self.keep, generator)
         for _ in range(_MOST_ROUNDS):
-            enough = self.cut is not None or len(masks) >= wanted
+            enough = self.cut is not None or len(masks) >= self.masks_per_channel * n
             if enough and len(masks) > 2 and (self.ridge > 0 or identifiable(masks)):
                 return masks
             masks = np.concatenate([masks, draw_round(self.design, n, self.keep, generator)])

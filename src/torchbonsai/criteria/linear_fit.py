@@ -20,9 +20,10 @@ class LinearFit:
     """effects, standard_errors: (n,) float64, in units of the performance.
 
     The errors say how much the effects would vary with other masks on the same images, by the residuals of the fit;
-    nothing of other images. r_squared: the share of the performance's variance over masks that the fit explains, NaN
-    where it does not vary. residual: standard deviation around the fit. masks: how many it was fitted to.
-    settled: was the ranking at the cut settled; None where that was not asked.
+    nothing of other images. Designs of opposed masks ("antithetic", "hadamard") are surer than they say: what pairs of
+    channels do together is in the residuals, and cancels from the effects. r_squared: the share of the performance's
+    variance over masks that the fit explains, NaN where it does not vary. residual: standard deviation around the fit.
+    masks: how many it was fitted to. settled: was the ranking at the cut settled; None where that was not asked.
     """
 
     effects: Tensor

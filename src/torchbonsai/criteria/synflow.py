@@ -34,12 +34,14 @@ from torchbonsai.core.errors import ConfigError, DataError, PruningError, messag
 from torchbonsai.cost.evaluate import device_of
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
 from torchbonsai.criteria.batches import moved
+from torchbonsai.criteria.gated import READER
 from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.tally import filled
 from torchbonsai.graph.affine import affine
 from torchbonsai.graph.call import map_tensors, tensors_within
 from torchbonsai.graph.channel_graph import ChannelGraph
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
-from torchbonsai.surgery.gates import GateSites, sites_of_pass
+from torchbonsai.surgery.gates import GateSites, reached, sites_of_pass
 from torchbonsai.surgery.gradients import gated
 
 _SMALL = 1e-100
@@ -68,8 +70,9 @@ class SynFlow:
         Raises PruningError where the flow is not positive or not finite, DataError without inputs to take a shape from.
         """
         flow = _Flow(context)
+        context.details["example_passes"] = 3 * (self.rounds + (self.rounds > 1))
         scores = flow.through(flow.open) if self.rounds == 1 else self._leaving(context.graph, flow)
-        return by_group(context.graph, scores)
+        return by_group(context.graph, filled(context, "SynFlow", scores, flow.reached, READER))
 
     def _leaving(self, graph: ChannelGraph, flow: _Flow) -> Tensor:
         """(n_atoms,) when each channel leaves."""
@@ -100,6 +103,7 @@ class _Flow:
                 if name in parts.means | parts.added:
                     b.zero_()
             self.sites: list[GateSites] = [sites_of_pass(context.graph, self.model, e) for e in self.inputs]
+        self.reached = torch.from_numpy(np.any([reached(s, context.graph.n_atoms) for s in self.sites], axis=0))
 
     def through(self, g: Tensor) -> Tensor:
         """(n_atoms,) float64 on the CPU, ≥ 0: each channel's share of the flow, where g (n_atoms,) lets it pass."""

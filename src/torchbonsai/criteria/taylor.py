@@ -20,7 +20,6 @@ import torch
 
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
 from torchbonsai.criteria.gated import GatedLoss
-from torchbonsai.criteria.reduce import by_group
 
 
 @dataclass(frozen=True)
@@ -33,5 +32,5 @@ class Taylor:
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, ≥ 0. Raises PruningError where the loss has no gradient."""
-        gradients = GatedLoss(context).gradients()
-        return by_group(context.graph, torch.stack([share * g.square() for share, g in gradients]).sum(0))
+        loss = GatedLoss(context)
+        return loss.scores("Taylor", torch.stack([share * g.square() for share, g in loss.gradients()]).sum(0))

@@ -5,6 +5,7 @@ So a step does no work on the host and moves nothing to the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,11 @@ from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.batches import normalise
 from torchbonsai.data.splits import Splits
 
-AUGMENTATIONS = ("crop", "flip", "cutout")
+AUGMENTATIONS = ("crop", "resized-crop", "flip", "cutout")
+AREA, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)
+"""Of a resized crop: its share of the picture, and its width over its height."""
+_FINE = 2**16
+"""So many values has a number between 0 and 1 that is drawn."""
 
 
 def check_augment(augment: Sequence[str]) -> None:
@@ -31,10 +36,12 @@ def check_augment(augment: Sequence[str]) -> None:
 def draw(sizes: Sequence[int], shape: Sequence[int], augment: Sequence[str], generator: torch.Generator) -> Tensor:
     """(k, n) int64, on the CPU: what `augmented` needs for batches of `sizes` images, n in all, of shape (…, h, w).
 
-    The rows are the crop's top and left, the flip, and the cutout's centre, as far as they are asked for.
+    The rows are the crop's top and left, the resized crop's area, ratio and place, the flip, and the cutout's centre,
+    as far as they are asked for.
     """
     h, w = shape[-2:]
-    limits = {"crop": (2 * _padding(h) + 1, 2 * _padding(w) + 1), "flip": (2,), "cutout": (h, w)}
+    crop = (2 * _padding(h) + 1, 2 * _padding(w) + 1)
+    limits = {"crop": crop, "resized-crop": (_FINE,) * 4, "flip": (2,), "cutout": (h, w)}
     tops = [top for name in AUGMENTATIONS if name in augment for top in limits[name]]
     drawn = [torch.randint(top, (n,), generator=generator) for n in sizes for top in tops]
     rows = [torch.cat(drawn[row :: len(tops)]) for row in range(len(tops))]
@@ -44,14 +51,18 @@ def draw(sizes: Sequence[int], shape: Sequence[int], augment: Sequence[str], gen
 def augmented(x: Tensor, splits: Splits, augment: Sequence[str], drawn: Tensor) -> Tensor:
     """uint8 (n, c, h, w) -> a normalised, augmented float32 batch. drawn: (k, n) of `draw`, on the device of `x`.
 
-    crop: shift by up to an eighth of the size, black outside. flip: left-right, half of the images. cutout: a square
-    of half the size, its centre anywhere, becomes the mean (DeVries, Taylor 2017).
+    crop: shift by up to an eighth of the size, black outside. resized-crop: a part of a quarter to all of the area,
+    somewhat stretched, scaled to the whole (Szegedy et al. 2015). flip: left-right, half of the images. cutout: a
+    square of half the size, its centre anywhere, becomes the mean (DeVries, Taylor 2017).
     """
     rows = iter(drawn)
     top, left = (next(rows), next(rows)) if "crop" in augment else (None, None)
+    part = torch.stack([next(rows) for _ in range(4)]) if "resized-crop" in augment else None
     flip = next(rows).bool() if "flip" in augment else None
     if top is not None or flip is not None:
         x = _moved(x, top, left, flip)
+    if part is not None:
+        x = _scaled_part(x, part)
     x = normalise(x, splits)
     return _cutout(x, next(rows), next(rows)) if "cutout" in augment else x
 
@@ -68,6 +79,20 @@ def _moved(x: Tensor, top: Tensor | None, left: Tensor | None, flip: Tensor | No
         rows, columns = rows + top[:, None], columns + left[:, None]
     pixels = (rows.expand(n, h)[:, :, None] * (w + 2 * wide) + columns[:, None, :]).view(n, 1, h * w)
     return x.flatten(2).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
+
+
+def _scaled_part(x: Tensor, drawn: Tensor) -> Tensor:
+    """(n, c, h, w) float32, values as in `x`: a part of every image, its own, scaled to the whole, bilinearly."""
+    part = drawn.float() / _FINE
+    area = AREA[0] + (AREA[1] - AREA[0]) * part[0]
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    ratio = (low + (high - low) * part[1]).exp()
+    wide, tall = ((area * r).sqrt().clamp(max=1) for r in (ratio, 1 / ratio))  # shares of the sides
+    right, down = ((2 * p - 1) * (1 - side) for p, side in ((part[2], wide), (part[3], tall)))
+    zero = torch.zeros_like(wide)
+    theta = torch.stack([wide, zero, right, zero, tall, down], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _padding(size: int) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from torchbonsai.core.errors import ConfigError, DataError, message
-from torchbonsai.data import cifar, fashion, idx
+from torchbonsai.data import cifar, fashion, folders, idx, svhn
 from torchbonsai.data.raw import Raw
 from torchbonsai.data.splits import Splits, TestSplit, TrainSplit, ValSplit
 from torchbonsai.data.stratify import split_off
@@ -24,7 +25,9 @@ class DataConfig:
 
     name: see `names()`. data_dir: the folder with the official files, for sets that are not embedded. limit_train:
     train on so many images only (stratified). val_size: how many training images become the validation split; by
-    default what suits the set. seed: which ones; it never changes the test split.
+    default what suits the set. seed: which ones; it never changes the test split (but of caltech101, where it draws
+    the training images). image_size: side of the squares that all images are scaled to; by default as they are, or 64
+    for sets that come in many sizes.
     """
 
     name: str = "fashion-target"
@@ -32,14 +35,23 @@ class DataConfig:
     limit_train: int | None = None
     val_size: int | None = None
     seed: int = 0
+    image_size: int | None = None
 
 
 Reader = Callable[[Path | None], Raw]
+Sized = Callable[[Path | None, int | None, int], Raw]
+SIZED: dict[str, Sized] = {
+    "caltech101": folders.read_caltech,
+    "folder": folders.read_folder,
+}
+"""Sets of pictures of all sizes: read with the size that they are to have, and a seed."""
 
 READERS: dict[str, Reader] = {
     **{name: partial(fashion.read, name) for name in fashion.NAMES},
     **{name: partial(cifar.read, name) for name in cifar.NAMES},
     **{name: partial(idx.read, name) for name in idx.NAMES},
+    "svhn": svhn.read,
+    **{name: lambda folder, read=read: read(folder, None, 0) for name, read in SIZED.items()},  # type: ignore[misc]
 }
 
 
@@ -61,13 +73,13 @@ def load(config: DataConfig) -> Splits:
     train = rest
     if config.limit_train is not None and config.limit_train != len(rest):
         train = rest[split_off(labels[rest], config.limit_train, config.seed + 1, "limit_train")[0]]
-    images, mean, std = raw.x_train[train], raw.mean, raw.std
+    images, mean, std = scaled(raw.x_train[train], config.image_size), raw.mean, raw.std
     if mean is None or std is None:
         mean, std = _moments(images)
     return Splits(
         TrainSplit(torch.from_numpy(images), torch.from_numpy(labels[train])),
-        ValSplit(torch.from_numpy(raw.x_train[val]), torch.from_numpy(labels[val])),
-        TestSplit(torch.from_numpy(raw.x_test), torch.from_numpy(raw.y_test)),
+        ValSplit(torch.from_numpy(scaled(raw.x_train[val], config.image_size)), torch.from_numpy(labels[val])),
+        TestSplit(torch.from_numpy(scaled(raw.x_test, config.image_size)), torch.from_numpy(raw.y_test)),
         config.name,
         raw.classes,
         mean,
@@ -93,7 +105,23 @@ def _reader(config: DataConfig) -> Reader:
         )
     if config.val_size is not None and config.val_size < 1:
         raise DataError(message("the validation split needs at least 1 image", f"{config.val_size}", "-", "give more"))
+    if config.image_size is not None and not 1 <= config.image_size <= 4096:
+        raise DataError(message("image_size must be 1 to 4096", f"{config.image_size}", "-", "give e.g. 64"))
+    if config.name in SIZED:
+        read = SIZED[config.name]
+        return lambda folder: read(folder, config.image_size, config.seed)
     return READERS[config.name]
+
+
+def scaled(images: np.ndarray, size: int | None) -> np.ndarray:
+    """(n, c, h, w) uint8 -> (n, c, size, size), bilinear with antialiasing; as they are where they have that size."""
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    parts = [
+        F.interpolate(torch.from_numpy(part).float(), (size, size), mode="bilinear", antialias=True)
+        for part in np.array_split(images, max(1, len(images) // 1000))
+    ]
+    return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts]).numpy()
 
 
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 
 from torchbonsai.graph.channel_graph import (
     FROZEN,
     Binding,
+    Bools,
     ChannelGraph,
     ChannelGroup,
     Frozen,
@@ -25,26 +27,58 @@ from torchbonsai.graph.outputs import outputs_of
 Axis = tuple[str, int]
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What lies along every labelled axis, one axis after the other.
+
+    axes: parameters in the order in which the forward reads them, unread ones last. atoms: (positions,) of all axes
+    in one array; starts: where each begins.
+    """
+
+    axes: list[Axis]
+    atoms: Ints
+    starts: Ints
+    stops: Ints
+
+    def of(self, k: int, values: np.ndarray | None = None) -> np.ndarray:
+        """The part of `values` (default: the atoms) that belongs to axis number k."""
+        return (self.atoms if values is None else values)[self.starts[k] : self.stops[k]]
+
+    def any(self, values: Bools) -> Bools:
+        """(axes,) is it so anywhere along the axis?"""
+        return np.logical_or.reduceat(values, self.starts) if self.axes else np.zeros(0, dtype=bool)
+
+
+def _held(evidence: Evidence) -> _Held:
+    late = len(evidence.order) + max(evidence.order.values(), default=0) + 1
+    names = sorted(evidence.labels, key=lambda n: evidence.order.get(n, late))
+    axes = [(n, a) for n in names for a in evidence.labels[n]]
+    arrays = [evidence.labels[n][a] for n, a in axes]
+    stops = np.cumsum([x.size for x in arrays], dtype=np.int64)
+    starts = stops - np.array([x.size for x in arrays], dtype=np.int64)
+    labels = np.concatenate([np.zeros(0, np.int64), *arrays])
+    return _Held(axes, evidence.solution.component[labels], starts, stops)
+
+
 def build(evidence: Evidence) -> ChannelGraph:
     """Solve nothing new: read groups, frozen channels, MACs and watching sites off solved evidence."""
-    component, why = evidence.solution.component, evidence.solution.why
-    producing = _producing_axes(evidence)
-    atoms_of = {a: component[evidence.labels[a[0]][a[1]]] for a in _axes(evidence)}
-    members = _group_members(producing, atoms_of, why)
+    why = evidence.solution.why
+    held = _held(evidence)
+    producing = [k for k, axis in enumerate(held.axes) if "produces" in evidence.roles.get(axis, ())]
+    members = _group_members(held, producing, why)
     number = np.full(why.size, FROZEN, dtype=np.int64)
     offset = 0
     for _, atoms in members:
         number[atoms] = np.arange(offset, offset + atoms.size)
         offset += atoms.size
+    numbers = number[held.atoms]
     axes: dict[str, dict[int, Ints]] = {}
-    for (name, axis), atoms in atoms_of.items():
-        numbered = number[atoms]
-        if (numbered != FROZEN).any():
-            axes.setdefault(name, {})[axis] = numbered
-    groups = _groups(evidence, members, number, axes)
+    for k in np.flatnonzero(held.any(numbers != FROZEN)).tolist():
+        name, axis = held.axes[k]
+        axes.setdefault(name, {})[axis] = held.of(k, numbers)
     return ChannelGraph(
-        groups=groups,
-        frozen=_frozen(evidence, producing, atoms_of),
+        groups=_groups(evidence, held, members, number, numbers),
+        frozen=_frozen(evidence, held, producing),
         shapes=evidence.shapes,
         axes=axes,
         parameters=evidence.parameters,
@@ -54,49 +88,39 @@ def build(evidence: Evidence) -> ChannelGraph:
         unreached=tuple(n for n in evidence.shapes if n in evidence.parameters and n not in evidence.order),
         pointers=_pointers(evidence, number),
         notes=evidence.notes,
-        outputs=outputs_of(evidence.logs[0], number, component),
+        outputs=outputs_of(evidence.logs[0], number, evidence.solution.component),
         evidence=evidence,
     )
-
-
-def _axes(evidence: Evidence) -> list[Axis]:
-    """Every labelled axis, parameters in the order in which the forward reads them, unread ones last."""
-    late = len(evidence.order) + max(evidence.order.values(), default=0) + 1
-    names = sorted(evidence.labels, key=lambda n: evidence.order.get(n, late))
-    return [(n, a) for n in names for a in evidence.labels[n]]
-
-
-def _producing_axes(evidence: Evidence) -> list[Axis]:
-    return [a for a in _axes(evidence) if "produces" in evidence.roles.get(a, ())]
 
 
 def _keys(n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 2**63, size=n, dtype=np.uint64)
 
 
-def _group_members(producing: list[Axis], atoms_of: dict[Axis, Ints], why: Ints) -> list[tuple[list[Axis], Ints]]:
+def _group_members(held: _Held, producing: list[int], why: Ints) -> list[tuple[list[Axis], Ints]]:
     """(producing axes, atoms) of each group: atoms made by the same axes, in order along the first of them."""
-    makes = set(producing)
-    others = [a for a in atoms_of if a not in makes]
     made = np.zeros(why.size, dtype=bool)
-    for axis in producing:
-        made[atoms_of[axis]] = True
+    for k in producing:
+        made[held.of(k)] = True
+    # atoms that no weight makes (an embedding that is only added) are told apart by all that holds them
+    unmade = set(np.flatnonzero(held.any(~made[held.atoms])).tolist()).difference(producing)
+    others = sorted(unmade)
     signature = np.zeros(why.size, dtype=np.uint64)
-    for axis, key in zip([*producing, *others], _keys(len(atoms_of)), strict=True):
-        atoms = _distinct(atoms_of[axis])
-        # atoms that no weight makes (an embedding that is only added) are told apart by all that holds them
-        signature[atoms if axis in makes or not len(others) else atoms[~made[atoms]]] += key
+    for k, key in zip([*producing, *others], _keys(len(producing) + len(others)), strict=True):
+        atoms = _distinct(held.of(k))
+        signature[atoms if k not in unmade else atoms[~made[atoms]]] += key
     first: dict[int, Ints] = {}
     axes: dict[int, list[Axis]] = {}
-    for axis in [*producing, *others]:
-        atoms = atoms_of[axis]
-        atoms = atoms[why[atoms] < 0] if axis in makes else atoms[(why[atoms] < 0) & ~made[atoms]]
+    for k in [*producing, *others]:
+        atoms = held.of(k)
+        free = why[atoms] < 0
+        atoms = atoms[free & ~made[atoms] if k in unmade else free]
         found = signature[atoms]
         for s in found[:1].tolist() if (found == found[:1]).all() else dict.fromkeys(found.tolist()):
             if s not in first:
                 mine = atoms[found == s]
                 first[s] = mine if _rising(mine) else mine[np.sort(np.unique(mine, return_index=True)[1])]
-            axes.setdefault(s, []).append(axis)
+            axes.setdefault(s, []).append(held.axes[k])
     return [(axes[s], first[s]) for s in first]
 
 
@@ -110,26 +134,27 @@ def _distinct(values: Ints) -> Ints:
 
 
 def _groups(
-    evidence: Evidence, members: list[tuple[list[Axis], Ints]], number: Ints, axes: dict[str, dict[int, Ints]]
+    evidence: Evidence, held: _Held, members: list[tuple[list[Axis], Ints]], number: Ints, numbers: Ints
 ) -> tuple[ChannelGroup, ...]:
     names = _names(evidence, members)
-    inexact = _inexact(evidence, number)
-    held: dict[int, list[Binding]] = {}
+    bound: dict[int, list[Binding]] = {}
     group_of = np.repeat(np.arange(len(members)), [m[1].size for m in members])
+    inexact = _inexact(evidence, number, group_of)
     offsets = np.cumsum([0, *(m[1].size for m in members)])
-    unread = len(evidence.shapes) * 10 + max(evidence.order.values(), default=0)
-    for name in sorted(axes, key=lambda n: evidence.order.get(n, unread)):
-        for axis, numbers in axes[name].items():
-            low, high = int(numbers.min()), int(numbers.max())
-            alone = low != FROZEN and group_of[low] == group_of[high]
-            for g in [int(group_of[low])] if alone else np.unique(group_of[numbers[numbers != FROZEN]]).tolist():
-                index = numbers - offsets[g]
-                if not alone:
-                    index = np.where((index >= 0) & (numbers < offsets[g + 1]), index, -1)
-                for role in _roles(evidence, (name, axis)):
-                    held.setdefault(g, []).append(Binding(name, axis, role, index))
+    lows = np.minimum.reduceat(numbers, held.starts) if held.axes else numbers
+    highs = np.maximum.reduceat(numbers, held.starts) if held.axes else numbers
+    for k in np.flatnonzero(highs != FROZEN).tolist():
+        mine, low = held.of(k, numbers), int(lows[k])
+        alone = low != FROZEN and group_of[low] == group_of[highs[k]]
+        for g in [int(group_of[low])] if alone else np.unique(group_of[mine[mine != FROZEN]]).tolist():
+            index = mine - offsets[g]
+            if not alone:
+                index = np.where((index >= 0) & (mine < offsets[g + 1]), index, -1)
+            name, axis = held.axes[k]
+            for role in _roles(evidence, (name, axis)):
+                bound.setdefault(g, []).append(Binding(name, axis, role, index))
     return tuple(
-        ChannelGroup(names[g], atoms.size, int(offsets[g]), tuple(held[g]), tuple(_of(inexact, offsets, g)))
+        ChannelGroup(names[g], atoms.size, int(offsets[g]), tuple(bound[g]), tuple(inexact.get(g, ())))
         for g, (_, atoms) in enumerate(members)
     )
 
@@ -140,20 +165,15 @@ def _roles(evidence: Evidence, axis: Axis) -> list[Role]:
     return found or ["follows"]
 
 
-def _inexact(evidence: Evidence, number: Ints) -> list[tuple[Ints, Inexact]]:
+def _inexact(evidence: Evidence, number: Ints, group_of: Ints) -> dict[int, dict[Inexact, None]]:
+    """Group number -> why its atoms are inexact, in forward order."""
     component = evidence.solution.component
-    found = []
+    found: dict[int, dict[Inexact, None]] = {}
     for event in evidence.space.inexact:
-        atoms = number[component[np.unique(event.labels)]]
-        atoms = atoms[atoms != FROZEN]
-        if atoms.size:
-            found.append((atoms, Inexact(event.reason, event.source)))
+        atoms = number[component[event.labels.ravel()]]
+        for g in np.unique(group_of[atoms[atoms != FROZEN]]).tolist():
+            found.setdefault(g, {})[Inexact(event.reason, event.source)] = None
     return found
-
-
-def _of(inexact: list[tuple[Ints, Inexact]], offsets: Ints, g: int) -> list[Inexact]:
-    low, high = offsets[g], offsets[g + 1]
-    return list(dict.fromkeys(why for atoms, why in inexact if ((atoms >= low) & (atoms < high)).any()))
 
 
 def _module(name: str) -> str:
@@ -180,13 +200,15 @@ def _span(evidence: Evidence, name: str, axis: int, atoms: Ints) -> str:
     return name if whole else f"{name}[{at[0]}:{at[-1] + 1}]"
 
 
-def _frozen(evidence: Evidence, producing: list[Axis], atoms_of: dict[Axis, Ints]) -> tuple[Frozen, ...]:
+def _frozen(evidence: Evidence, held: _Held, producing: list[int]) -> tuple[Frozen, ...]:
     """One entry for each event and the first axis that makes what it froze."""
     why = evidence.solution.why
+    stuck = held.any(why[held.atoms] >= 0)
     seen = np.zeros(why.size, dtype=bool)
     entries: list[Frozen] = []
-    for name, axis in producing:
-        atoms = atoms_of[(name, axis)]
+    for k in (k for k in producing if stuck[k]):
+        name = held.axes[k][0]
+        atoms = held.of(k)
         atoms = np.unique(atoms[why[atoms] >= 0])
         for event in dict.fromkeys(why[atoms].tolist()):
             mine = atoms[(why[atoms] == event) & ~seen[atoms]]
@@ -195,9 +217,10 @@ def _frozen(evidence: Evidence, producing: list[Axis], atoms_of: dict[Axis, Ints
             seen[mine] = True
             concerned = np.zeros(why.size, dtype=bool)
             concerned[mine] = True
-            holders = [f"{n} axis {a}" for (n, a), held in atoms_of.items() if concerned[held].any()]
+            holders = [held.axes[h] for h in np.flatnonzero(held.any(concerned[held.atoms])).tolist()]
             reason, source = _reason(evidence, event)
-            entries.append(Frozen(_module(name) or name, int(mine.size), reason, source, tuple(holders)))
+            members = tuple(f"{n} axis {a}" for n, a in holders)
+            entries.append(Frozen(_module(name) or name, int(mine.size), reason, source, members))
     return tuple(entries)
 
 
@@ -242,7 +265,7 @@ def _sites(evidence: Evidence, number: Ints) -> tuple[Site, ...]:
     for record in log.records:
         if record.kind not in ("contraction", "spatial", "reduction"):
             continue
-        for origin in dict.fromkeys(o for s in record.inputs for o in s.origins):
+        for origin in dict.fromkeys(o for origins in record.origins for o in origins):
             made = log.records[origin]
             if origin in found or made.kind != "pointwise" or not made.outputs:
                 continue

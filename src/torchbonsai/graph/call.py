@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from torchbonsai.graph.channel_graph import Ints
-from torchbonsai.graph.labels import Field, Fields, Shadow
+from torchbonsai.graph.labels import UNKNOWN, Field, Fields, Shadow
 from torchbonsai.graph.record import Consumption, Move, OpRecord
 
 if TYPE_CHECKING:
     from torchbonsai.graph.tracer import Tracer
 
-UNKNOWN = Shadow()
 Letters = tuple[int, ...]
 """A letter for each axis of an operand, as in einsum: 0, 1, … are output axes, negative numbers are contracted."""
 
@@ -27,6 +27,7 @@ POSITION = (1 << 40) - 1
 """The low bits of a position id; the bits above number the input that the element came from."""
 
 Rule = Callable[["Call"], None]
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +92,11 @@ class Call:
         self.give(out, (*self.set_outputs.get(id(out), ()), Field(axes, labels[ids & POSITION])))
         self.moves.setdefault(id(out), []).append((ids, (labels,)))
 
+    def rename(self, out: torch.Tensor, axes: tuple[int, ...], labels: Ints) -> None:
+        """`out` holds all of `labels`, in their order, along `axes`."""
+        self.give(out, (*self.set_outputs.get(id(out), ()), Field(axes, labels)))
+        self.moves.setdefault(id(out), []).append((positions(labels.shape), (labels,)))
+
     def place_many(self, out: torch.Tensor, axes: tuple[int, ...], ids: Ints, parts: Sequence[Ints]) -> None:
         """Like `place`, from several sources; the high bits of an id number its source."""
         labels = np.concatenate([p.ravel() for p in parts])
@@ -136,7 +142,13 @@ class Call:
 
         Whatever varies along a labelled letter without carrying a label there freezes the labels.
         """
-        items = [item for i, operand in enumerate(operands) for item in self._items(i, operand, operands)]
+        items: list[Item] = []
+        for i, (tensor, letters) in enumerate(operands):
+            for axes, labels in self.fields(tensor):
+                if len(axes) == 1 and labels.size > 1:
+                    items.append(Item(i, (letters[axes[0]],), labels))
+                elif (item := self._item(i, axes, labels, letters, operands)) is not None:
+                    items.append(item)
         fields: list[Field] = []
         extents: list[tuple[Letters, Ints]] = []
         ended: list[Ints] = []
@@ -158,25 +170,21 @@ class Call:
                 fields.append(blocks)
         return Joined(tuple(fields), tuple(extents), tuple(ended))
 
-    def _items(
-        self, i: int, operand: tuple[torch.Tensor, Letters], operands: Sequence[tuple[torch.Tensor, Letters]]
-    ) -> list[Item]:
-        tensor, letters = operand
-        items = []
-        for axes, labels in self.fields(tensor):
-            named = tuple(letters[a] for a in axes)
-            wide = tuple(k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1)
-            if wide:
-                if labels.size == 1 or len(wide) == len(named):
-                    self.freeze(labels, f"{self.name} broadcasts a single channel")
-                    continue
-                labels = labels.squeeze(wide)
-                named = tuple(x for k, x in enumerate(named) if k not in wide)
-            if any(a > b for a, b in itertools.pairwise(named)):
-                order = tuple(int(k) for k in np.argsort(named))
-                named, labels = tuple(named[k] for k in order), labels.transpose(order)
-            items.append(Item(i, named, labels))
-        return items
+    def _item(
+        self, i: int, axes: Letters, labels: Ints, letters: Letters, operands: Sequence[tuple[torch.Tensor, Letters]]
+    ) -> Item | None:
+        named = tuple(letters[a] for a in axes)
+        wide = tuple(k for k, x in enumerate(named) if labels.shape[k] == 1 and self._size(x, operands) > 1)
+        if wide:
+            if labels.size == 1 or len(wide) == len(named):
+                self.freeze(labels, f"{self.name} broadcasts a single channel")
+                return None
+            labels = labels.squeeze(wide)
+            named = tuple(x for k, x in enumerate(named) if k not in wide)
+        if any(a > b for a, b in itertools.pairwise(named)):
+            order = tuple(int(k) for k in np.argsort(named))
+            named, labels = tuple(named[k] for k in order), labels.transpose(order)
+        return Item(i, named, labels)
 
     @staticmethod
     def _size(letter: int, operands: Sequence[tuple[torch.Tensor, Letters]]) -> int:
@@ -198,9 +206,11 @@ class Call:
             covered[item.operand] = item.letters
         fixed: dict[int, str] = {}
         for i, (tensor, names) in enumerate(operands):
-            for axis, letter in enumerate(names):
-                if letter not in letters or letter in covered.get(i, ()):
+            mine = covered.get(i, ())
+            for letter in letters:
+                if letter in mine or letter not in names:
                     continue
+                axis = names.index(letter)
                 if tensor.shape[axis] > 1 and tensor.stride(axis) != 0:
                     what = "the model input" if self.shadow(tensor).dynamic else "a tensor without channel labels"
                     fixed[letter] = f"{self.name} meets {what} that varies along the axis"
@@ -230,14 +240,18 @@ class Call:
 
     def pin(self, tensor: torch.Tensor, axes: Collection[int], reason: str) -> None:
         """Nothing leaves along `axes` of the tensor; a channel that lies along others too leaves at all its places."""
+        fields = self.fields(tensor)
+        if not any(a in axes for f in fields for a in f.axes):
+            return
         kept = []
-        for f in self.fields(tensor):
+        for f in fields:
             inside = {a: reason for a in f.axes if a in axes}
             if len(inside) == len(f.axes):
                 self.freeze(f.labels, reason)
             else:
                 kept.append(Field(*self._fix(f.axes, f.labels, inside)) if inside else f)
-        tensor._bonsai = self.shadow(tensor)._replace(fields=tuple(kept))  # type: ignore[attr-defined]
+        self.record.pins = True
+        tensor._bonsai = replace(self.shadow(tensor), fields=tuple(kept))  # type: ignore[attr-defined]
 
     def _whole_blocks(self, letters: Letters, eaten: Letters, base: Ints, members: list[Item]) -> Field | None:
         """The labels along `eaten` end here. Where other letters remain, they are blocks: of attention heads, say.
@@ -281,7 +295,7 @@ class Call:
     ) -> None:
         """The contraction reads `labels` along `axes` of `tensor`: removed ones are multiplied by zero there."""
         operand = next(k for k, t in enumerate(self.tensors) if t is tensor)
-        self.record.consumed.append(Consumption(operand, axes, labels, weight, axis))
+        self.record.consumed += (Consumption(operand, axes, labels, weight, axis),)
 
     def produce(self, weight: torch.Tensor, labels: Ints) -> None:
         """The labels number outputs that a weight (not an activation) makes."""
@@ -298,7 +312,15 @@ class Call:
     def add_product(self, constant: int, extents: tuple[Ints, ...], weight: torch.Tensor | None) -> None:
         """`constant` MACs for each combination of kept entries of `extents`."""
         leaf = self.shadow(weight).leaf if weight is not None else None
-        self.record.products.append((constant, extents, self.tracer.module_of(leaf)))
+        self.record.products += ((constant, extents, self.tracer.module_of(leaf)),)
+
+
+@lru_cache(maxsize=4096)
+def positions(shape: tuple[int, ...]) -> Ints:
+    """Position ids of an array of labels: 0, 1, …; read-only, and the same object for the same shape."""
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    ids.flags.writeable = False
+    return ids
 
 
 def _varies(labels: Ints, axis: int) -> bool:
@@ -312,6 +334,8 @@ def _spread(item: Item, letters: Letters) -> Ints:
 
 def _clusters(items: list[Item]) -> list[tuple[Letters, list[Item]]]:
     """Items that share letters, directly or through others."""
+    if items and all(item.letters == items[0].letters for item in items):
+        return [(items[0].letters, items)]
     clusters: list[tuple[set[int], list[Item]]] = []
     for item in items:
         mine: tuple[set[int], list[Item]] = (set(item.letters), [item])
@@ -323,6 +347,35 @@ def _clusters(items: list[Item]) -> list[tuple[Letters, list[Item]]]:
                 apart.append(other)
         clusters = [*apart, mine]
     return [(tuple(sorted(letters)), members) for letters, members in clusters]
+
+
+def read(args: Any, kwargs: Any) -> tuple[list[torch.Tensor], tuple[Shadow, ...], tuple[Any, ...]]:
+    """An op's tensors in flattened order, their shadows, and its arguments with these in the tensors' places."""
+    tensors: list[torch.Tensor] = []
+    shadows: list[Shadow] = []
+    form = _read(args, tensors, shadows)
+    if kwargs:
+        form += [*kwargs, *_read(kwargs.values(), tensors, shadows)]
+    return tensors, tuple(shadows), tuple(form)
+
+
+def _read(values: Iterable[Any], tensors: list[torch.Tensor], shadows: list[Shadow]) -> list[Any]:
+    form: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN:
+            form.append(value)
+        elif isinstance(value, torch.Tensor):
+            shadow = getattr(value, "_bonsai", UNKNOWN)
+            tensors.append(value)
+            shadows.append(shadow)
+            form.append(shadow)
+        elif kind is list or kind is tuple:
+            sizes = not value or type(value[0]) is int
+            form.append(tuple(value) if sizes else tuple(_read(value, tensors, shadows)))
+        else:
+            form.append(value)
+    return form
 
 
 def flat_tensors(value: Any) -> list[torch.Tensor]:

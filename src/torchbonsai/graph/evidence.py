@@ -6,19 +6,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torchbonsai.graph.channel_graph import Blocks, Ints, Source
-from torchbonsai.graph.labels import Event, LabelSpace, Solution
+from torchbonsai.graph.labels import Event, LabelSpace, Shadow, Solution
 from torchbonsai.graph.record import Log
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """labels: tensor name -> axis -> its raw labels. logs: one per mode and example, the eval ones first.
+    """labels: tensor name -> axis -> its raw labels. shadows: the same, as what the tensor carries.
 
-    proofs: the logs that a cut is proved against, which may be of a crop of the picture. blocks: what was asked for.
+    logs: one per mode and example, the eval ones first. proofs: the logs that a cut is proved against, which may be of
+    a crop of the picture. blocks: what was asked for.
     """
 
     space: LabelSpace
     labels: Mapping[str, Mapping[int, Ints]]
+    shadows: Mapping[str, Shadow]
     shapes: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
     aliases: Mapping[str, str]

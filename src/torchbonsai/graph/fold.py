@@ -19,6 +19,8 @@ from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 
 _SILENT = frozenset({"layout", "creation"})
 """Kinds of ops that pass values on, or look at shapes alone."""
+_COPIES = frozenset({"aten.clone", "aten.contiguous", "aten.alias", "aten.detach", "aten._to_copy"})
+_SUMS = frozenset({"aten.add", "aten.add_"})
 _POWER = {"aten.mul": 1, "aten.div": -1, "aten.mul_": 1, "aten.div_": -1, "aten.true_divide": -1}
 
 
@@ -86,51 +88,68 @@ def _alike(evidence: Evidence, row: Rows, factors: dict[int, float]) -> bool:
 
 
 def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
-    """The rows of the layer that made, alone and for this op alone, the first operand of op `index`."""
-    fields = log.records[index].inputs[0].fields
-    labels = np.concatenate([np.zeros(0, np.int64), *(f.labels.ravel() for f in fields)])
+    """The rows of the layer that made, alone and for this op alone, the first operand of op `index`.
+
+    Between the two may lie copies, factors, and the addition of a bias.
+    """
+    reader, which = index, 0
+    labels = np.concatenate([np.zeros(0, np.int64), *(f.labels.ravel() for f in log.records[index].inputs[0].fields)])
     if not labels.size or not labels.all() or _meets(labels, (f.labels for out in log.returned for f in out)):
         return None
-    consumer = index
+    biases: list[Rows] = []
     while True:
-        origins = log.records[consumer].inputs[0].origins
-        if len(origins) != 1 or _read_elsewhere(log, origins[0], consumer, labels):
+        origins = log.records[reader].origins[which]
+        if len(origins) != 1 or _read_elsewhere(log, origins[0], reader, labels):
             return None
-        made = log.records[origins[0]]
-        if made.name.rpartition(".")[0] not in _POWER or len(made.inputs) != 1:
-            return _rows_of(evidence, log, made, labels)
-        consumer = origins[0]
+        reader = origins[0]
+        made = log.records[reader]
+        name = made.name.rpartition(".")[0]
+        varying = [k for k, s in enumerate(made.inputs) if s.dynamic]
+        if len(varying) != 1:
+            return None
+        which = varying[0]
+        if name in _COPIES or (name in _POWER and len(made.inputs) == 1):
+            continue
+        rows = _rows_of(evidence, log, made, labels)
+        if rows is None:
+            return None
+        biases += rows
+        if name not in _SUMS:
+            return biases
 
 
 def _read_elsewhere(log: Log, maker: int, reader: int, labels: Ints) -> bool:
     return any(
-        maker in s.origins and _meets(labels, (f.labels for f in s.fields))
+        maker in origins and _meets(labels, (f.labels for f in s.fields))
         for k, record in enumerate(log.records)
         if k != reader and record.kind not in _SILENT
-        for s in record.inputs
+        for s, origins in zip(record.inputs, record.origins, strict=True)
     )
 
 
 def _rows_of(evidence: Evidence, log: Log, made: OpRecord, labels: Ints) -> list[Rows] | None:
-    """Weight (and bias) rows of a linear layer, a convolution or a batch norm that make `labels`, each label once."""
-    norm = made.name.rpartition(".")[0].replace(".", "::") in BATCH_NORMS
-    if made.kind != "contraction" and not norm:
+    """Rows of the parameters by which an op makes `labels`, each label once.
+
+    Of a linear layer or a convolution, of a batch norm, or of a bias that is added.
+    """
+    name = made.name.rpartition(".")[0]
+    affine = name in _SUMS or name.replace(".", "::") in BATCH_NORMS
+    if not affine and made.kind != "contraction":
         return None
     output = next((f.labels for f in made.outputs[0] if len(f.axes) == 1), np.zeros(0, np.int64))
     positions = np.flatnonzero(np.isin(output, labels))
-    if np.unique(output[positions]).size != np.unique(labels).size or np.unique(output).size != output.size:
+    if np.unique(output).size != output.size or positions.size != np.unique(labels).size:
         return None
-    leaves = [s.leaf for s in made.inputs if s.leaf in evidence.parameters]
     found = []
-    for name in dict.fromkeys(leaves):
-        assert name is not None
-        rows = _rows_along(evidence, name, output, positions)
-        reads = sum(s.leaf == name for r in log.records if r.kind != "layout" for s in r.inputs)
+    for leaf in dict.fromkeys(s.leaf for s in made.inputs if s.leaf in evidence.parameters):
+        rows = _rows_along(evidence, str(leaf), output, positions)
+        reads = sum(s.leaf == leaf for r in log.records if r.kind != "layout" for s in r.inputs)
         if rows is None or reads != 1:
             return None
         found.append(rows)
-    made_by = [r for r in found if norm or "produces" in evidence.roles.get((r.name, r.axis), ())]
-    return found if made_by and all(s.leaf is not None or s.dynamic for s in made.inputs) else None
+    makes = affine or any("produces" in evidence.roles.get((r.name, r.axis), ()) for r in found)
+    plain = all(s.leaf is not None or s.dynamic for s in made.inputs)
+    return found if found and makes and plain else None
 
 
 def _rows_along(evidence: Evidence, name: str, output: Ints, positions: Ints) -> Rows | None:

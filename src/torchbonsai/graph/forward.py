@@ -71,7 +71,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             break
-    lazy = [n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)]
+    modules = walk(model)
+    lazy = [f"{n}.{k}" for n, m in modules for k, p in m._parameters.items() if isinstance(p, UninitializedParameter)]
     if lazy:
         raise TraceError(
             message(
@@ -81,7 +82,7 @@ def unwrap(model: nn.Module) -> nn.Module:
                 "call the model once on example_inputs, then prune it",
             )
         )
-    quantised = [n for n, m in model.named_modules() if "quantized" in type(m).__module__]
+    quantised = [n for n, m in modules if "quantized" in type(m).__module__]
     if quantised:
         raise TraceError(
             message(
@@ -107,15 +108,48 @@ def permanent(model: nn.Module) -> nn.Module:
     return copy
 
 
+def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module under every path that it has, parents first: named_modules(remove_duplicate=False), at once."""
+    found: list[tuple[str, nn.Module]] = []
+    _enter("", model, found)
+    return found
+
+
+def _enter(path: str, module: nn.Module, found: list[tuple[str, nn.Module]]) -> None:
+    found.append((path, module))
+    for name, child in module._modules.items():
+        if child is not None:
+            _enter(f"{path}.{name}" if path else name, child, found)
+
+
 def alias_copy(model: nn.Module) -> nn.Module:
     """A copy that shares the weights' memory (never written) and owns its buffers (written in train mode)."""
     memo: dict[int, Any] = {}
-    for p in model.parameters():
-        memo[id(p)] = nn.Parameter(p.detach(), requires_grad=p.requires_grad)
-    for b in model.buffers():
-        if b.is_contiguous() and type(b) is torch.Tensor:
-            memo[id(b)] = b.detach().clone()
+    for _, module in walk(model):
+        for p in module._parameters.values():
+            if p is not None and id(p) not in memo:
+                memo[id(p)] = with_attributes(nn.Parameter(p.detach(), requires_grad=p.requires_grad), p)
+        for b in module._buffers.values():
+            if b is not None and id(b) not in memo and b.is_contiguous() and type(b) is torch.Tensor:
+                memo[id(b)] = b.detach().clone()
     return copy_module(model, memo)
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """model.train(training), without its detours where no class has a mind of its own about it."""
+    modules = [m for _, m in walk(model)]
+    if any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in modules):
+        model.train(training)
+        return
+    for module in modules:
+        module.__dict__["training"] = training
+
+
+def with_attributes(new: nn.Parameter, old: nn.Parameter) -> nn.Parameter:
+    """`new` with what user code hung on `old` (`no_weight_decay` and the like); the tracer's own notes stay behind."""
+    if old.__dict__:  # rarely
+        new.__dict__.update({k: v for k, v in old.__dict__.items() if k != "_bonsai"})
+    return new
 
 
 def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -135,6 +169,8 @@ def copy_module(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 _ATOMIC = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type, range)
 _ATOMIC_TYPES = frozenset((*_ATOMIC, FunctionType, BuiltinFunctionType, torch.memory_format, torch.layout))
+_OWN = frozenset(vars(nn.Module()))
+"""What every module holds: its tensors, its children, and its hooks, most of which are empty."""
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -150,24 +186,27 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = new
         state = new.__dict__
         for k, v in value.__dict__.items():
-            state[k] = v if type(v) in _ATOMIC_TYPES else _copied(v, memo)
+            of = type(v)
+            if of in _ATOMIC_TYPES:
+                state[k] = v
+            else:
+                state[k] = of() if k in _OWN and not v else _copied(v, memo)
         return new
     if kind in (dict, OrderedDict):
         mapping = memo[id(value)] = kind()
-        for k, v in value.items():  # most are a module's hooks, and empty
-            mapping[_copied(k, memo)] = _copied(v, memo)
+        for k, v in value.items():
+            made = memo.get(id(v))
+            mapping[k if type(k) in _ATOMIC_TYPES else _copied(k, memo)] = _copied(v, memo) if made is None else made
         return mapping
     if kind is list:
         members = memo[id(value)] = []
         members.extend(_copied(v, memo) for v in value)
         return members
     if isinstance(value, torch.Tensor) and not value.is_leaf:  # made by a hook of weight norm, and again each time
-        made = memo[id(value)] = value.detach().clone()
-        return made
+        fresh = memo[id(value)] = value.detach().clone()
+        return fresh
     if kind is tuple:
         return tuple(_copied(v, memo) for v in value)
-    if kind is set and not value:  # every module holds one, for its non-persistent buffers
-        return set()
     return copy.deepcopy(value, memo)
 
 
@@ -198,7 +237,8 @@ def collector_at_rest() -> Iterator[None]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Global random state and the attention fast path are as before afterwards; no gradients are taken."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    held = {p.device for _, m in walk(model) for p in m._parameters.values() if p is not None}
+    devices = sorted({d.index or 0 for d in held if d.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices), torch.no_grad():

@@ -27,19 +27,24 @@ class Field(NamedTuple):
 Fields = tuple[Field, ...]
 
 
-class Shadow(NamedTuple):
-    """What the tracer knows of one tensor.
+@dataclass(frozen=True, eq=False, slots=True)
+class Shadow:
+    """What the tracer knows of one tensor. Told apart by identity: equal ones of one label space are one object.
 
     dynamic: it depends on a model input. leaf: the parameter or buffer of which it is a pure rearrangement.
-    origins: the numbers of the ops, other than layout ops, whose outputs it rearranges.
     places: labels of the channels whose positions are its values (an argmax): nothing may leave once it is used.
     """
 
     fields: Fields = ()
     dynamic: bool = False
     leaf: str | None = None
-    origins: tuple[int, ...] = ()
     places: tuple[Ints, ...] = ()
+
+
+UNKNOWN = Shadow()
+"""Of a tensor that no op under the tracer made."""
+INPUT = Shadow((), True)
+"""Of the model's inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +67,15 @@ class LabelSpace:
     frozen: list[Event] = field(default_factory=list)
     inexact: list[Event] = field(default_factory=list)
     _seen: set[tuple[int, int]] = field(default_factory=set)
+    _made: dict[int, tuple[Ints, tuple[str, int]]] = field(default_factory=dict)
 
     def fresh(self, n: int, owner: tuple[str, int] | None = None) -> Ints:
         """n new labels; `owner`: the (parameter, axis) that they number."""
         labels = np.arange(self.count, self.count + n, dtype=np.int64)
         self.starts.append(self.count)
         self.owners.append(owner or ("", -1))
+        if owner is not None:
+            self._made[id(labels)] = labels, owner
         self.count += n
         return labels
 
@@ -83,6 +91,9 @@ class LabelSpace:
 
     def owners_of(self, labels: Ints) -> list[tuple[str, int]]:
         """The distinct (parameter, axis) pairs whose labels occur in `labels`."""
+        made = self._made.get(id(labels))
+        if made is not None:
+            return [made[1]]
         flat = labels.ravel()
         if flat.size == 0:
             return []

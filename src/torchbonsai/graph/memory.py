@@ -1,79 +1,86 @@
 """What rules answered, kept for the next pass: the train pass asks most of what the eval pass asked.
 
-A rule's answer depends on the op, its plain arguments, and of its tensors on the labels, shapes and strides. Labels are
-told by identity, which an answer that is given again keeps, so that the ops that follow are found, too.
+A rule's answer depends on the op, its arguments (of tensors: what they carry), and which of their axes vary; a layout
+op's on the sizes, too. Shadows are told by identity, which an answer that is given again keeps, so that the ops that
+follow are found, too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from torchbonsai.graph.labels import Fields, Shadow
-from torchbonsai.graph.record import Consumption, Move, OpRecord
+from torchbonsai.graph.record import OpRecord, Shape
+from torchbonsai.graph.rules.registry import Known
 
 _KINDS = frozenset({"contraction", "per_channel", "pointwise", "spatial", "normalising", "reduction", "layout"})
 Key = tuple[Any, ...]
 
 
-@dataclass(eq=False, slots=True)
-class Answer:
-    """The fields of the outputs and what else the rule wrote into its record. inputs: kept alive, as labels of a key.
+class Memory:
+    """Shadows and answers of one label space. recalls: are answers given? Not within the pass that made them."""
 
-    agreed: the large network's answer that this one was compared with.
-    """
+    def __init__(self) -> None:
+        self.recalls = False
+        self._answers: dict[Key, OpRecord] = {}
+        self._shadows: dict[Key, Shadow] = {}
 
-    inputs: tuple[Shadow, ...]
-    outputs: tuple[Fields, ...]
-    moves: tuple[tuple[Move, ...], ...]
-    variant: str
-    consumed: list[Consumption]
-    products: list[Any]
-    blocks: tuple[str, str, float]
-    agreed: Answer | None = None
+    def __len__(self) -> int:
+        """How many answers are kept."""
+        return len(self._answers)
 
+    def forget(self, kept: int) -> None:
+        """All but the first answers: those of a pass that counts for nothing."""
+        while len(self._answers) > kept:
+            self._answers.popitem()
 
-Memory = dict[Key, Answer]
+    def shadow(self, fields: Fields, dynamic: bool, leaf: str | None) -> Shadow:
+        """The one shadow of that content."""
+        key = (*[(f.axes, id(f.labels)) for f in fields], dynamic, leaf)
+        known = self._shadows.get(key)
+        if known is None:
+            known = self._shadows[key] = Shadow(fields, dynamic, leaf)
+        return known
 
-
-def key_of(
-    func: Any, kind: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], shadows: tuple[Shadow, ...], more: Any
-) -> Key | None:
-    """What the answer depends on; None where it may depend on values or on the place in the pass."""
-    if kind not in _KINDS or (kind == "layout" and func._schema.is_mutable):
-        return None
-    seen = []
-    for t, s in zip(tensors, shadows, strict=True):
-        if not t.is_floating_point():
+    def key(self, known: Known, arguments: Key, tensors: list[torch.Tensor], labelled: bool) -> Key | None:
+        """What the answer depends on; None where it may depend on values or on the place in the pass."""
+        func = known.func
+        if not labelled:
+            return None if known.kind == "constant" else (func, arguments)
+        moves = known.kind == "layout"
+        if known.kind not in _KINDS or (moves and known.mutable):
             return None
-        seen.append((id(s.fields), s.dynamic, s.leaf, t.shape, t.stride()))
-    return (func, more, tuple(seen), _plain(args), tuple(kwargs.items()) if kwargs else None)
+        forms: list[Any] = []
+        for t in tensors:
+            if not t.is_floating_point():
+                return None
+            if type(t) is not torch.nn.Parameter:
+                forms.append((t.shape, t.stride()) if moves else varies(t))
+        return (func, arguments, *forms)
+
+    def recall(self, key: Key | None, inputs: bool) -> OpRecord | None:
+        """The record of the same question. inputs: has the op tensors to read?"""
+        return self._answers.get(key) if key is not None and (self.recalls or not inputs) else None
+
+    def keep(self, key: Key | None, record: OpRecord) -> None:
+        """Keep what a rule wrote, unless it made labels of its own, which belong to one op alone."""
+        if key is None or record.fresh or record.pointers or record.denied or record.pins or record.values is not None:
+            return
+        if not any(s.places for s in (*record.inputs, *record.made)):
+            self._answers[key] = record
 
 
-def _plain(args: Any) -> Key:
-    """The arguments that are not tensors, in place."""
-    return tuple(
-        [tuple(a) if type(a) is list and not (a and isinstance(a[0], torch.Tensor)) else _unless(a) for a in args]
-    )
+def varies(t: torch.Tensor) -> tuple[bool, ...]:
+    """Along which axes do elements differ in more than their place?"""
+    return tuple([n > 1 and step != 0 for n, step in zip(t.shape, t.stride(), strict=True)])
 
 
-def _unless(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return None
-    return len(value) if isinstance(value, list | tuple) else value
-
-
-def remember(memory: Memory, key: Key, record: OpRecord) -> None:
-    """Keep what a rule wrote, unless it made labels of its own, which belong to one op alone."""
-    if not (record.fresh or record.pointers or record.denied):
-        record.answer = memory[key] = Answer(
-            record.inputs,
-            record.outputs,
-            record.moves,
-            record.variant,
-            record.consumed,
-            record.products,
-            (record.blocks, record.module, record.scale),
-        )
+def repeated(known: OpRecord, shapes: tuple[Shape, ...], origins: tuple[tuple[int, ...], ...]) -> OpRecord:
+    """The same op in another pass, on a picture of another size perhaps. MACs are those of the first pass."""
+    k = known
+    return OpRecord(
+        k.func, k.name, k.kind, k.arguments, k.inputs, shapes, k.outputs, k.made, None, k.moves, False, k.variant,
+        consumed=k.consumed, origins=origins, blocks=k.blocks, module=k.module, scale=k.scale,
+    )  # fmt: skip

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchbonsai.graph.call import POSITION, Call
+from torchbonsai.graph.call import POSITION, Call, flat_tensors, read
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact, Ints, Source
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.fold import Followed, Rows, folded, missing_factor
-from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, undisturbed
-from torchbonsai.graph.labels import Field, LabelSpace, Shadow
-from torchbonsai.graph.memory import Memory
+from torchbonsai.graph.forward import Example, alias_copy, as_examples, cropped, doubled, set_mode, undisturbed
+from torchbonsai.graph.labels import INPUT, Field, LabelSpace, Shadow
 from torchbonsai.graph.record import Log, OpRecord
+from torchbonsai.graph.rules import registry
 from torchbonsai.graph.trace import forward, module_names, named_tensors
-from torchbonsai.graph.tracer import Tracer, find_source
+from torchbonsai.graph.tracer import Tracer, find_source, mark
 
 
 class Mismatch(BaseException):
@@ -78,27 +78,29 @@ def prove(
     example_inputs: Any,
     modes: tuple[bool, ...] = (False, True),
     hollow: bool = True,
+    cut: Cut | None = None,
 ) -> Proof:
     """Run `small` in every mode that was traced, and compare; `small` itself is not touched.
 
-    modes: of training. hollow: train passes may go without values where the large one did; eval passes never do.
+    modes: of training. hollow: train passes may go without values where the large one did; eval passes never do. cut:
+    of another proof of the same `graph` and `kept`, which saves some work.
     """
     evidence: Evidence = graph.evidence
-    keep = raw_keep(graph, kept)
     examples = as_examples(example_inputs)
     copy = alias_copy(small)
     proof = Proof()
     followed: list[Followed] = []
-    cut = Cut(evidence, keep)
+    cut = cut.again() if cut is not None else Cut(evidence, raw_keep(graph, kept))
     shadows = cut.shadows(copy)
+    names = module_names(copy)
     with undisturbed(small):
         for training in modes:
             logs = [log for log in evidence.proofs if log.training is training]
-            copy.train(training)
+            set_mode(copy, training)
             for log in logs:
                 for tensor, shadow in shadows:
                     tensor._bonsai = shadow  # type: ignore[attr-defined]
-                prover = Prover(cut, log, module_names(copy), proof, hollow and training and log.hollow)
+                prover = Prover(cut, log, names, proof, hollow and training and log.hollow)
                 example = cropped(examples[log.example], log.crop)
                 _run(copy, doubled(example) if log.doubled else example, prover)
                 if proof.failure is not None:
@@ -110,28 +112,69 @@ def prove(
 
 
 class Cut:
-    """The large network's labels as the small one has them. keep: (labels,) does the raw label stay?
+    """The large network's labels and shadows as the small one has them. keep: (labels,) does the raw label stay?
 
-    Shared by the passes of one proof: labels restricted once, pairs found equal, what rules answered.
+    Shared by the passes of one proof. small: what was found to carry in the small network what a shadow of the large
+    trace carries there, along axes that have more than one position in both or in neither.
     """
 
     def __init__(self, evidence: Evidence, keep: Bools) -> None:
         self.evidence, self.keep = evidence, keep
-        self.answered: Memory = {}
+        self.small: dict[Shadow, Shadow] = {INPUT: INPUT}
+        self._arrays: dict[int, Ints] = {}
         self._restricted: dict[int, Ints] = {}
         self._equal: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+
+    def again(self) -> Cut:
+        """For another proof of the same cut: what was found of the small network is left out."""
+        other = Cut(self.evidence, self.keep)
+        other._restricted, other._equal = self._restricted, self._equal
+        return other
 
     def shadows(self, small: nn.Module) -> list[tuple[torch.Tensor, Shadow]]:
         """Every parameter and buffer of the small network with its labels."""
         found: dict[int, tuple[torch.Tensor, Shadow]] = {}
         for name, tensor in named_tensors(small):
-            if id(tensor) not in found and name in self.evidence.labels:
-                labels = self.evidence.labels[name].items()
-                found[id(tensor)] = (
-                    tensor,
-                    Shadow(tuple(Field((a,), self.restrict(ls)) for a, ls in labels), False, name),
-                )
+            large = self.evidence.shadows.get(name)
+            if large is not None and id(tensor) not in found:
+                fields = tuple(Field(f.axes, self.restrict(f.labels)) for f in large.fields)
+                found[id(tensor)] = tensor, self.meet(large, Shadow(fields, False, name))
         return list(found.values())
+
+    def meet(self, large: Shadow, small: Shadow) -> Shadow:
+        """The two were found to agree; the shadow that stands for `large` from now on."""
+        if large.places or small.places or large.dynamic != small.dynamic or large.leaf != small.leaf:
+            return small
+        for a, b in zip(large.fields, small.fields, strict=True):
+            if 1 in b.labels.shape and a.labels.shape != b.labels.shape:
+                return small
+            self._arrays.setdefault(id(a.labels), b.labels)
+        return self.small.setdefault(large, small)
+
+    def stands_for(self, large: Shadow) -> Shadow | None:
+        """The small network's shadow where `large` carries arrays that are known already; None where it may not."""
+        known = self.small.get(large)
+        if known is None:
+            arrays = [self._arrays.get(id(f.labels)) for f in large.fields]
+            fields = tuple(Field(f.axes, b) for f, b in zip(large.fields, arrays, strict=True) if b is not None)
+            if len(fields) == len(large.fields):
+                known = self.small[large] = Shadow(fields, large.dynamic, large.leaf)
+        return known
+
+    def same(self, small: tuple[Any, ...], large: tuple[Any, ...]) -> bool:
+        """Are the arguments of an op the same, or what stands for them?"""
+        if len(small) != len(large):
+            return False
+        for a, b in zip(small, large, strict=True):
+            if type(b) is Shadow:
+                if self.small.get(b) is not a:
+                    return False
+            elif type(b) is tuple:
+                if type(a) is not tuple or not self.same(a, b):
+                    return False
+            elif a is not b and (type(a) is Shadow or a != b):
+                return False
+        return True
 
     def restrict(self, labels: Ints) -> Ints:
         """The raw labels of the large trace that stay, flat, in order."""
@@ -170,13 +213,41 @@ def _run(small: nn.Module, example: Example, prover: Prover) -> None:
 class Prover(Tracer):
     """A tracer that checks against a reference log as it goes and stops at the first difference."""
 
+    remembers = False
+
     def __init__(self, cut: Cut, log: Log, names: dict[int, str], proof: Proof, hollow: bool = False) -> None:
         evidence, mine = cut.evidence, Log(log.training, hollow=hollow)
         super().__init__(LabelSpace(), mine, names, evidence.parameters)
         self.cut, self.reference, self.keep, self.solution, self.proof = cut, log, cut.keep, evidence.solution, proof
         self.space.starts, self.space.owners = evidence.space.starts, evidence.space.owners
-        self.answered, self.restrict = cut.answered, cut.restrict
+        self.restrict = cut.restrict
         self.followed: list[Followed] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Where the large op only passed labels on, and the same is asked of what stands for them, so does this one."""
+        index = len(self.log.records)
+        large = self.reference.records[index] if index < len(self.reference.records) else None
+        if large is not None and large.func is func and large.carries:
+            _, shadows, arguments = read(args, kwargs or {})
+            if self.cut.same(arguments, large.arguments):
+                made = [self.cut.stands_for(s) for s in large.made]
+                if None not in made:
+                    return self._follow(large, func, args, kwargs or {}, any(s.dynamic for s in shadows), made)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _follow(self, large: OpRecord, func: Any, args: Any, kwargs: Any, dynamic: bool, made: list[Any]) -> Any:
+        out = self.run(func, args, kwargs, dynamic)
+        outs = flat_tensors(out)
+        for t, size, shadow in zip(outs, large.shapes, made, strict=True):
+            wanted = list(size)
+            for axes, labels in shadow.fields:
+                for axis, n in zip(axes, labels.shape, strict=True):
+                    wanted[axis] = n
+            if t.shape != tuple(wanted):
+                self.fail(f"its output has shape {tuple(t.shape)} where only channels may differ from {size}")
+        self.log.records.append(large)
+        mark(outs, tuple(made), dynamic and registry.known(func).mutable)
+        return out
 
     # ------------------------------------------------------------------ what rules ask for
     def unify(self, a: Ints, b: Ints) -> None:
@@ -196,7 +267,7 @@ class Prover(Tracer):
         labels = self.restrict(known[k]) if k < len(known) else np.zeros(0, np.int64)
         if labels.size != n:
             self.fail(f"makes {n} positions where {labels.size} are needed")
-        record.fresh.append(labels)
+        record.fresh += (labels,)
         return labels
 
     def role(self, owner: tuple[str, int], role: str) -> None:
@@ -208,10 +279,6 @@ class Prover(Tracer):
     def expected_axes(self, output: int) -> tuple[tuple[int, ...], ...] | None:
         outputs = self._expected().outputs
         return tuple(f.axes for f in outputs[output]) if output < len(outputs) else None
-
-    def expected(self) -> Any:
-        large = self._expected()
-        return id(large.outputs), large.variant
 
     def expected_variant(self) -> str:
         return self._expected().variant
@@ -228,22 +295,20 @@ class Prover(Tracer):
             self.fail("the small network's forward runs more ops")
         return self.reference.records[index]
 
-    def finish(self, record: OpRecord) -> None:
+    def finish(self, record: OpRecord) -> tuple[Shadow, ...]:
         large = self._expected()
         if large.name != record.name:
             self.fail(f"runs {record.name} where the large network ran {large.name}")
         if len(large.outputs) != len(record.outputs):
             self.fail("makes another number of tensors")
-        if large.answer is None or record.answer is None or record.answer.agreed is not large.answer:
-            for k, fields in enumerate(large.outputs):
-                self._compare_output(k, large, record)
-                if large.moves and fields:
-                    self._compare_moves(k, large, record)
-            if record.answer is not None:
-                record.answer.agreed = large.answer
+        for k, fields in enumerate(large.outputs):
+            self._compare_output(k, large, record)
+            if large.moves and fields:
+                self._compare_moves(k, large, record)
         if large.scalars != record.scalars or large.values != record.values or large.scale != record.scale:
             self._width_as_value(large, record)
         self.log.records.append(record)
+        return tuple([self.cut.meet(a, b) for a, b in zip(large.made, record.made, strict=True)])
 
     def _compare_output(self, k: int, large: OpRecord, small: OpRecord) -> None:
         a, b = large.outputs[k], small.outputs[k]

@@ -22,16 +22,18 @@ from torchbonsai.graph.forward import (
     cropped,
     doubled,
     draw_alike,
+    set_mode,
     undisturbed,
     unwrap,
+    walk,
 )
-from torchbonsai.graph.labels import Event, Field, LabelSpace, Shadow
+from torchbonsai.graph.labels import INPUT, UNKNOWN, Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
 from torchbonsai.graph.outputs import Narrow, check, held, note_returned
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
-_HEAVY_MACS = 12_000_000
+_HEAVY_MACS = 2_000_000
 """An op: above so many on average, running on a crop saves more than one more pass costs."""
 _CROPS = (64, 128)
 
@@ -63,12 +65,13 @@ def _observe_once(model: nn.Module, example_inputs: Any, hollow: bool, asked: As
 def _observe(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) -> ChannelGraph:
     examples = as_examples(example_inputs)
     copy = alias_copy(unwrap(model))
-    passes = _Passes(copy, hollow, asked)
+    named = named_tensors(copy)
+    passes = _Passes(copy, named, hollow, asked)
     with undisturbed(model):
-        copy.eval()
+        set_mode(copy, False)
         full = [passes.run(example, Log(False, number)) for number, example in enumerate(examples)]
         proofs = passes.smaller(examples[0], full[0]) if len(examples) == 1 else full
-        copy.train()
+        set_mode(copy, True)
         crop = proofs[0].crop
         trained = [passes.trained(example, number, crop) for number, example in enumerate(examples)]
     passes.keep_unread()
@@ -76,7 +79,8 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) 
     evidence = Evidence(
         space=passes.space,
         labels=passes.labels,
-        shapes={n: tuple(t.shape) for n, t in named_tensors(copy)},
+        shadows=passes.shadows,
+        shapes={n: tuple(t.shape) for n, t in named},
         parameters=passes.parameters,
         aliases=passes.aliases,
         logs=(*full, *(log for log in proofs if log not in full), *seen),
@@ -93,29 +97,33 @@ def _observe(model: nn.Module, example_inputs: Any, hollow: bool, asked: Asked) 
 class _Passes:
     """Traced forwards of one copy over one label space."""
 
-    def __init__(self, copy: nn.Module, hollow: bool, asked: Asked) -> None:
+    def __init__(self, copy: nn.Module, named: list[tuple[str, torch.Tensor]], hollow: bool, asked: Asked) -> None:
         self.copy, self.hollow, self.asked, self.space = copy, hollow, asked, LabelSpace()
-        self.labels, self.aliases = label_tensors(copy, self.space)
-        self.parameters = frozenset(n for n, _ in copy.named_parameters(remove_duplicate=False))
-        self.memory = {p.untyped_storage().data_ptr(): n for n, p in copy.named_parameters() if p.numel()}
+        self.shadows, self.aliases = label_tensors(named, self.space)
+        self.labels = {n: {a: labels for (a,), labels in s.fields} for n, s in self.shadows.items()}
+        self.modules = module_names(copy)
+        parameters = [(n, p) for n, p in named if isinstance(p, nn.Parameter)]
+        self.parameters = frozenset(n for n, _ in parameters)
+        self.storages = {p.untyped_storage().data_ptr(): n for n, p in reversed(parameters) if p.numel()}
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.order: dict[str, int] = {}
-        self.answered: Memory = {}
+        self.memory = Memory()
         self.offset = 0
 
     def run(self, example: Example, log: Log) -> Log:
         """One forward, written into `log`."""
         log.hollow = self.hollow
-        tracer = Tracer(self.space, log, module_names(self.copy), self.parameters, self.asked.blocks)
+        tracer = Tracer(self.space, log, self.modules, self.parameters, self.asked.blocks)
         tracer.roles, tracer.order, tracer.offset = self.roles, self.order, self.offset
-        tracer.memory, tracer.answered = self.memory, self.answered
+        tracer.storages, tracer.memory = self.storages, self.memory
         log.note = run_traced(self.copy, example, tracer, self.asked.outputs)
         self.offset += len(log.records)
+        self.memory.recalls = True
         return log
 
     def trained(self, example: Example, number: int, crop: int | None) -> Log:
         """A forward in train mode, of the crop where it runs on so little; one that broke off is no evidence."""
-        mark, order = self.space.mark(), dict(self.order)
+        mark, order = self._mark(), dict(self.order)
         try:
             log = self.run(cropped(example, crop), Log(True, number, crop=crop))
         except Exception:
@@ -143,7 +151,7 @@ class _Passes:
             small = cropped(example, crop)
             if small is example:
                 break
-            mark = self.space.mark()
+            mark = self._mark()
             try:
                 log = self.run(small, Log(False, crop=crop))
             except TraceError:
@@ -154,48 +162,55 @@ class _Passes:
             self._forget(mark)
         return [full]
 
-    def _forget(self, mark: tuple[int, int, int]) -> None:
-        self.space.reset(mark)
-        self.answered.clear()
+    def _mark(self) -> tuple[tuple[int, int, int], int]:
+        return self.space.mark(), len(self.memory)
+
+    def _forget(self, mark: tuple[tuple[int, int, int], int]) -> None:
+        """All that passes showed since `mark`."""
+        self.space.reset(mark[0])
+        self.memory.forget(mark[1])
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Every parameter and buffer under every name that it has, then tensors that are plain attributes of modules."""
-    named: list[tuple[str, torch.Tensor]] = list(model.named_parameters(remove_duplicate=False))
-    named += model.named_buffers(remove_duplicate=False)
-    for path, module in model.named_modules(remove_duplicate=False):
+    parameters: list[tuple[str, torch.Tensor]] = []
+    buffers: list[tuple[str, torch.Tensor]] = []
+    attributes: list[tuple[str, torch.Tensor]] = []
+    for path, module in walk(model):
         prefix = f"{path}." if path else ""
-        named += [(prefix + k, v) for k, v in vars(module).items() if isinstance(v, torch.Tensor)]
-    return named
+        parameters += [(prefix + k, p) for k, p in module._parameters.items() if p is not None]
+        buffers += [(prefix + k, b) for k, b in module._buffers.items() if b is not None]
+        attributes += [(prefix + k, v) for k, v in vars(module).items() if isinstance(v, torch.Tensor)]
+    return [*parameters, *buffers, *attributes]
 
 
 def module_names(model: nn.Module) -> dict[int, str]:
     """id(module) -> its first path."""
     names: dict[int, str] = {}
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         names.setdefault(id(module), path)
     return names
 
 
-def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, dict[int, Ints]], dict[str, str]]:
+def label_tensors(named: list[tuple[str, torch.Tensor]], space: LabelSpace) -> tuple[dict[str, Shadow], dict[str, str]]:
     """Fresh labels on every axis of every parameter and buffer; tied names share one set."""
-    labels: dict[str, dict[int, Ints]] = {}
+    shadows: dict[str, Shadow] = {}
     aliases: dict[str, str] = {}
     first: dict[int, str] = {}
-    for name, tensor in named_tensors(model):
+    for name, tensor in named:
         known = first.setdefault(id(tensor), name)
         if known != name:
             aliases[name] = known
             continue
-        labels[name] = {a: space.fresh(n, (name, a)) for a, n in enumerate(tensor.shape) if n > 1}
-        shadow_tensor(tensor, name, labels[name])
-    return labels, aliases
+        labels = {a: space.fresh(n, (name, a)) for a, n in enumerate(tensor.shape) if n > 1}
+        shadows[name] = shadow_tensor(tensor, name, labels)
+    return shadows, aliases
 
 
-def shadow_tensor(tensor: torch.Tensor, name: str, labels: dict[int, Ints]) -> None:
+def shadow_tensor(tensor: torch.Tensor, name: str, labels: dict[int, Ints]) -> Shadow:
     """The parameter or buffer carries its own labels."""
-    fields = tuple(Field((a,), ls) for a, ls in labels.items())
-    tensor._bonsai = Shadow(fields, False, name)  # type: ignore[attr-defined]
+    shadow = tensor._bonsai = Shadow(tuple(Field((a,), ls) for a, ls in labels.items()), False, name)  # type: ignore[attr-defined]
+    return shadow
 
 
 def run_traced(model: nn.Module, example: Example, tracer: Tracer, narrow: Narrow = False) -> str | None:
@@ -231,10 +246,10 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer, narrow: Narro
     if not tracer.log.training:
         check(out, narrow)
     for tensor in held(out, narrow):
-        for f in getattr(tensor, "_bonsai", Shadow()).fields:
+        for f in getattr(tensor, "_bonsai", UNKNOWN).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
     for tensor in returned:
-        for labels in getattr(tensor, "_bonsai", Shadow()).places:
+        for labels in getattr(tensor, "_bonsai", UNKNOWN).places:
             tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))
     return None
 
@@ -255,7 +270,7 @@ def forward(model: nn.Module, example: Example, mode: Any) -> Any:
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
         mine = tensor.detach().clone()
-        mine._bonsai = Shadow((), True)  # type: ignore[attr-defined]
+        mine._bonsai = INPUT  # type: ignore[attr-defined]
         return mine
 
     args, kwargs = map_tensors(own, example)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 
@@ -13,7 +12,7 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.graph.channel_graph import ChannelGraph
 from torchbonsai.pruning.schedules import Schedule
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
-from torchbonsai.selection.select import select
+from torchbonsai.selection.select import Scope, select
 from torchbonsai.selection.widths import widths_by_group
 from torchbonsai.surgery.plan import PruningPlan
 
@@ -28,7 +27,7 @@ class Approach:
     graph: ChannelGraph
     budget: Budget
     schedule: Schedule
-    scope: Literal["global", "uniform"]
+    scope: Scope
     round_to: Numbers
     min_channels: Numbers
     dense: Cost = field(init=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torchbonsai.pruning.controls import Named, Wanted, resolved, restrict
 from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
-from torchbonsai.selection.select import select
+from torchbonsai.selection.select import Scope, select
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.surgery.settle import Settler
@@ -114,7 +114,7 @@ def prune(
     *,
     budget: Budget,
     criterion: Criterion | None = None,
-    scope: Literal["global", "uniform"] = "global",
+    scope: Scope = "global",
     round_to: int | Mapping[str, int] = 1,
     min_channels: int | Mapping[str, int] = 1,
     ignore: Named = (),
@@ -128,12 +128,12 @@ def prune(
     """Remove channels until `budget` is met, and check that the small network equals the masked large one.
 
     criterion: default `Magnitude(p=2)`. scope: "global" ranks all channels together, "uniform" takes the same share of
-    every group. batches, loss: for criteria that need data. verify=False skips the numbers, never the proof of the
-    routing. prune_outputs: for backbones; True, or names or positions of outputs that may lose channels, which are then
-    compared on the channels that stay (`plan.outputs`). blocks: what leaves where channels lie in equal
-    blocks (attention heads, groups of a GroupNorm, maxout): "whole" blocks, or the same positions "inside" each; or a
-    dict of these by module name or pattern. By default what leaves more to choose from, the other where that fails.
-    The given model is never touched.
+    every group, "knapsack" ranks by score per cost. batches, loss: for criteria that need data. verify=False skips the
+    numbers, never the proof of the routing. prune_outputs: for backbones; True, or names or positions of outputs that
+    may lose channels, which are then compared on the channels that stay (`plan.outputs`). blocks: what leaves where
+    channels lie in equal blocks (attention heads, groups of a GroupNorm, maxout): "whole" blocks, or the same positions
+    "inside" each; or a dict of these by module name or pattern. By default what leaves more to choose from, the other
+    where that fails. The given model is never touched.
 
     Raises TraceError, ConfigError, BudgetError, DataError, PlanError or VerificationError, each with its way out.
 
@@ -156,8 +156,9 @@ def prune(
         graph = observed(True, resolved(model, blocks))
         settler = Settler(model, example_inputs, graph, observed)
         known = None
-        scored = alias_copy(model)  # its forward may write into buffers and attributes
+        scored = model
         if criterion.needs & NEEDS_DATA:
+            scored = alias_copy(model)  # its forward may write into buffers and attributes
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
             known = list(batches) if batches is not None else None
         meters, context = Meters(model, example_inputs, budget), None
@@ -181,8 +182,9 @@ def prune(
             kept = graph.keep(selection)
             settled = settler.settle(graph, kept)
             if settled.plan is not None:
-                if budget.zeros and kept.all():
-                    context.notes.append("no channel is zero: nothing was removed")
+                if (budget.zeros or budget.outliers is not None) and kept.all():
+                    what = "zero" if budget.zeros else "an outlier"
+                    context.notes.append(f"no channel is {what}: nothing was removed")
                 chosen = meters.judge(Candidate(settled, kept, selection))
                 if chosen is not None:
                     return _result(chosen, given, model, example_inputs, scores, context, verify)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.pruning.prune import Costs, PruneResult, prune, trace
 from torchbonsai.pruning.schedules import OneShot, Schedule
 from torchbonsai.selection.budget import Budget
+from torchbonsai.selection.select import Scope
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.in_place import check_followers, narrow_in_place
 from torchbonsai.surgery.plan import PruningPlan, compose
@@ -32,7 +33,7 @@ class _Settings:
     """What every cut is asked for."""
 
     criterion: Criterion | None
-    scope: Literal["global", "uniform"]
+    scope: Scope
     round_to: int | Mapping[str, int]
     min_channels: int | Mapping[str, int]
     ignore: Named
@@ -80,7 +81,7 @@ class Pruner:
         budget: Budget,
         criterion: Criterion | None = None,
         schedule: Schedule | None = None,
-        scope: Literal["global", "uniform"] = "global",
+        scope: Scope = "global",
         round_to: int | Mapping[str, int] = 1,
         min_channels: int | Mapping[str, int] = 1,
         ignore: Named = (),

@@ -19,8 +19,10 @@ class Budget:
 
     macs, params: ceilings. channels: of the prunable channels; a share is a target (exact), an int a ceiling.
     widths: {group or producing module: channels to keep}, exact. shares: {group, producing module or glob pattern:
-    share of its channels to keep}. zeros: remove the channels that are zero already, and nothing else; it stands
-    alone. peak_bytes: of activations in an eval forward of the example inputs; model_bytes: of parameters and buffers;
+    share of its channels to keep}. outliers: in every group, remove the channels whose score lies more than so many
+    standard deviations below the group's mean (1.0 with APoZ is Network Trimming's rule); the other limits then hold
+    for what is left. zeros: remove the channels that are zero already, and nothing else; it stands alone.
+    peak_bytes: of activations in an eval forward of the example inputs; model_bytes: of parameters and buffers;
     ceilings. latency: the share of the dense network's time to keep, latency_ms: milliseconds; both as measured, to
     10 %, on the device and runtime that `on` names ("cpu:onnxruntime", "cpu:eager:channels_last", "cuda:compile").
     on: alone beside other limits, says where the network will run: widths are what that device likes, and of two
@@ -36,6 +38,7 @@ class Budget:
     widths: Mapping[str, int] | None = None
     zeros: bool = False
     shares: Mapping[str, float] | None = None
+    outliers: float | None = None
     peak_bytes: float | int | None = None
     model_bytes: float | int | None = None
     latency: float | None = None
@@ -58,10 +61,14 @@ class Budget:
             )
         if not isinstance(self.zeros, bool):
             raise _invalid("zeros must be True or False", repr(self.zeros))
-        if self.zeros and (self.searched or self.widths or self.shares or self.on):
+        if self.outliers is not None:
+            object.__setattr__(self, "outliers", _deviations(self.outliers))
+        if self.zeros and (self.searched or self.widths or self.shares or self.on or self.outliers is not None):
             raise _invalid("zeros=True stands alone: it removes what is zero and nothing else", repr(self))
-        if not self.searched and not self.widths and not self.zeros and not self.shares:
-            names = "macs, params, channels, widths, shares, zeros, peak_bytes, model_bytes, latency, latency_ms"
+        if not (self.searched or self.widths or self.zeros or self.shares or self.outliers is not None):
+            names = (
+                "macs, params, channels, widths, shares, outliers, zeros, peak_bytes, model_bytes, latency, latency_ms"
+            )
             raise _invalid(f"a budget needs at least one of {names}", "none of them")
 
     def _check_latency(self) -> None:
@@ -143,6 +150,12 @@ def _shares(shares: Any) -> dict[str, float]:
         if not isinstance(name, str) or not isinstance(value, float) or not 0 < value <= 1:
             raise _invalid(must, f"{name!r}: {value!r}")
     return {name: float(value) for name, value in shares.items()}
+
+
+def _deviations(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise _invalid("outliers must be a number of standard deviations, 0 or more", repr(value))
+    return float(value)
 
 
 def _invalid(must: str, got: str) -> ConfigError:

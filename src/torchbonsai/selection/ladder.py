@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,7 +31,10 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """(n_groups,) each: how wide a group may be at most and at least; equal where a width was given."""
+    """(n_groups,) each: how wide a group may be at most and at least; equal where a width was given.
+
+    `most` is a multiple of `round_to`, the dense count, or given.
+    """
 
     most: Ints
     least: Ints
@@ -63,12 +67,13 @@ def rank(graph: ChannelGraph, scores: Floats, across: Floats) -> Ranking:
     quotient cannot swap two of them.
     """
     groups, atoms = graph.group_of_atom, np.arange(graph.n_atoms)
-    leaving = np.lexsort((atoms, scores, groups, across))
+    # atoms are in the order of their groups already, and both sorts leave equal ones as they are
+    leaving = np.argsort(scores, kind="stable") if across is scores else np.lexsort((scores, groups, across))
     position = np.empty_like(atoms)
     position[leaving] = atoms
     last_of_group = np.cumsum([g.size for g in graph.groups]) - 1
     place = np.empty_like(atoms)
-    place[np.lexsort((position, groups))] = atoms
+    place[leaving[np.argsort(groups[leaving], kind="stable")]] = atoms
     return Ranking(position, last_of_group[groups] - place, groups)
 
 
@@ -79,20 +84,28 @@ def uniform_ladder(sizes: Ints, bounds: Bounds, most: Fraction) -> Ladder:
     denominators = np.repeat([2 * n for n in free], free).astype(np.int64)
     # Two such fractions that differ, differ by more than float64 can blur, and equal ones give the same quotient.
     _, first = np.unique(numerators / np.maximum(denominators, 1), return_index=True)
-    steps = [Fraction(int(numerators[i]), int(denominators[i])) for i in first[::-1]]
-    shares = [most, *(s for s in steps if s < most), Fraction(0)]
-    return Ladder(
-        len(shares), lambda rung: np.array([_width(shares[rung], int(n), g, bounds) for g, n in _each(sizes)])
-    )
+    falling = first[::-1]
+
+    def step(k: int) -> Fraction:
+        return Fraction(int(numerators[falling[k]]), int(denominators[falling[k]]))
+
+    below = bisect_left(range(len(falling)), True, key=lambda k: step(k) < most)
+
+    def widths(rung: int) -> Ints:
+        last = len(falling) - below + 1
+        amount = most if rung == 0 else Fraction(0) if rung == last else step(below + rung - 1)
+        return np.array([_width(amount, n, g, bounds) for g, n in _each(sizes)])
+
+    return Ladder(len(falling) - below + 2, widths)
 
 
 def global_ladder(sizes: Ints, bounds: Bounds, ranking: Ranking) -> Ladder:
     """One ranking of all atoms; a rung for each unit (one channel, or what `round_to` makes of it) that leaves."""
     groups, amounts, when = [], [], []
     by_group = np.lexsort((ranking.position, ranking.group_of_atom))
-    for g, (stop, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
+    for g, stop in enumerate(np.cumsum(sizes)):
         starts = unit_starts(int(bounds.most[g]), int(bounds.least[g]), int(bounds.round_to[g]))
-        leaving = by_group[stop - size : stop]  # the group's atoms, the worst first
+        leaving = by_group[stop - bounds.most[g] : stop]  # the group's atoms that may stay, the worst first
         groups.append(np.full(max(len(starts) - 1, 0), g))
         amounts.append(np.diff(starts))
         # A unit is kept as long as its worst channel is: counts are rounded down.
@@ -127,7 +140,7 @@ def _width(amount: Fraction, size: int, group: int, bounds: Bounds) -> int:
         return most
     width = max(int(bounds.min_channels[group]), nearest(amount, size))
     multiple = int(bounds.round_to[group])
-    return size if width >= size else max(least, width // multiple * multiple)
+    return most if width >= size else min(most, max(least, width // multiple * multiple))
 
 
 def _each(sizes: Ints) -> list[tuple[int, int]]:

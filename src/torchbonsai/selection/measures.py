@@ -67,4 +67,7 @@ class Meter:
 
     def fits(self, kept: Bools) -> bool:
         """Are all limits kept?"""
-        return all(value <= self.limits[name] for name, value in self.of(kept).items())
+        if np.count_nonzero(kept) > self.limits.get("channels", kept.size):
+            return False  # the cheapest question
+        only_channels = self.limits.keys() <= {"channels"}
+        return only_channels or all(value <= self.limits[name] for name, value in self.of(kept).items())

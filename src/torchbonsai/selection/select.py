@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -16,13 +16,16 @@ from torchbonsai.criteria.base import Normalise
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.selection.fastest import fastest_ladder
+from torchbonsai.selection.knapsack import Knapsack
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
 from torchbonsai.selection.measures import Measures, Meter
 from torchbonsai.selection.normalise import NORMALISERS, normalised
+from torchbonsai.selection.outliers import without_outliers
 from torchbonsai.selection.unreachable import unreachable
 from torchbonsai.selection.widths import by_group, widths_by_group
 
-Scope = Literal["global", "uniform"]
+Scope = Literal["global", "uniform", "knapsack"]
+"""One ranking of all groups by score; the same share of every group; one ranking by score per cost."""
 Limits = dict[str, int]
 """Field of `Cost` -> the largest value that is allowed."""
 
@@ -42,7 +45,8 @@ def select(
 
     scores: {group: (n atoms,)}, higher = keep; atoms leave in the order of (score, group, channel). scope="uniform":
     one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
-    of each as `selection.normalise` makes them comparable. round_to: kept counts are its multiples or the dense count;
+    of each as `selection.normalise` makes them comparable; "knapsack": one ranking by such a score over what a channel
+    costs (`selection.knapsack` says how). round_to: kept counts are its multiples or the dense count;
     min_channels: the floor; each one number, or {group, producing module or glob pattern: number}. measures: models and
     limits of memory and latency, which `tb.prune` makes for the budgets on them.
 
@@ -54,21 +58,27 @@ def select(
         raise _nothing_to_prune(graph)
     measures = _measures(budget, measures)
     flat = _flat_scores(graph, scores)
-    across = normalised(graph, flat, normalise) if scope == "global" else flat
+    across = flat if scope == "uniform" else normalised(graph, flat, normalise)
     ranking = rank(graph, flat, across)
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
     multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
     multiples = measures.multiples(sizes, multiples)
     least = np.array(by_group(graph, min_channels, 1, "min_channels"), dtype=np.int64)
     given = _shared(graph, budget, least, multiples) | widths_by_group(graph, budget.widths or {})
-    bounds = _bounds(graph, sizes, given, searched=budget.searched, min_channels=least, round_to=multiples)
+    widest = sizes
+    if budget.outliers is not None:
+        widest = without_outliers(graph, flat, budget.outliers, floors(sizes, least, multiples), multiples)
+    bounds = _bounds(graph, widest, given, searched=budget.searched, min_channels=least, round_to=multiples)
     cost = CostModel(graph)
     meter = Meter(cost, {**_limits(budget, cost.dense, sizes, bounds, scope), **measures.limits}, measures.models)
     if scope == "global" and measures.clock is not None:
         ladder = fastest_ladder(graph, bounds, ranking, across, measures.clock.marginal())
     else:
         ladder = _ladder(budget, sizes, bounds, scope, ranking)
-    widths = ladder.first(lambda w: meter.fits(ranking.kept(w)))
+    if scope == "knapsack":
+        widths = Knapsack(graph, meter, bounds, flat, across).widths()
+    else:
+        widths = ladder.first(lambda w: meter.fits(ranking.kept(w)))
     if widths is None:
         raise unreachable(graph, meter, ranking.kept(ladder.widths(ladder.length - 1)), given, bounds)
     kept = ranking.kept(widths)
@@ -76,7 +86,7 @@ def select(
 
 
 def _ladder(budget: Budget, sizes: Ints, bounds: Bounds, scope: Scope, ranking: Ranking) -> Ladder:
-    if scope == "global":
+    if scope != "uniform":
         return global_ladder(sizes, bounds, ranking)
     most = share(budget.channels) if isinstance(budget.channels, float) else Fraction(1)
     return uniform_ladder(sizes, bounds, most)
@@ -97,7 +107,7 @@ def _channel_limit(amount: float | int, sizes: Ints, bounds: Bounds, scope: Scop
     """A share is a target of each group (uniform, where the floor is part of the target) or of all (global)."""
     if isinstance(amount, int):
         return amount
-    if scope == "global":
+    if scope != "uniform":
         return nearest(share(amount), int(sizes.sum()))
     floors_ = bounds.min_channels.tolist()
     return sum(min(n, max(m, nearest(share(amount), n))) for n, m in zip(sizes.tolist(), floors_, strict=True))
@@ -116,11 +126,12 @@ def _shared(graph: ChannelGraph, budget: Budget, least: Ints, multiples: Ints) -
 
 
 def _bounds(
-    graph: ChannelGraph, sizes: Ints, given: Mapping[str, int], *, searched: bool, min_channels: Ints, round_to: Ints
+    graph: ChannelGraph, widest: Ints, given: Mapping[str, int], *, searched: bool, min_channels: Ints, round_to: Ints
 ) -> Bounds:
-    """Given widths are fixed; the others stay whole unless there is a budget to search for."""
-    most = sizes.copy()
-    least = floors(sizes, min_channels, round_to) if searched else sizes.copy()
+    """Given widths are fixed; the others stay at their widest unless there is a budget to search for."""
+    sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
+    most = widest.copy()
+    least = floors(sizes, min_channels, round_to) if searched else widest.copy()
     for number, group in enumerate(graph.groups):
         if group.name in given:
             most[number] = least[number] = given[group.name]
@@ -156,8 +167,8 @@ def _flat_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Floats:
 def _check_options(
     scope: str, round_to: int | Mapping[str, int], min_channels: int | Mapping[str, int], normalise: str | None
 ) -> None:
-    if scope not in ("global", "uniform"):
-        raise _invalid("scope must be 'global' or 'uniform'", scope)
+    if scope not in get_args(Scope):
+        raise _invalid(f"scope must be one of {', '.join(map(repr, get_args(Scope)))}", scope)
     if normalise is not None and normalise not in NORMALISERS:
         raise _invalid(f"normalise must be None or one of {', '.join(map(repr, NORMALISERS))}", normalise)
     for name, given in (("round_to", round_to), ("min_channels", min_channels)):

@@ -26,7 +26,10 @@ EQUAL_EPOCHS, EQUAL_COMPUTE = "equal-epochs", "equal-compute"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pretrained start is from: a data set, or a checkpoint known by its digest, whose training is free."""
+    """Where a pretrained start is from: a data set, a checkpoint known by its digest, or (neither) a library's weights.
+
+    What was trained elsewhere is free.
+    """
 
     data: Images | None = None
     classes: int = 0

@@ -20,7 +20,8 @@ class CompareConfig(Settings):
 
     Attributes:
         starts: Of untrained, pretrained, trained.
-        methods: Of random, l1, l2, bn-scale, fpgm, apoz, mean-activation, taylor, snip, synflow, lfe, gates, or
+        methods: Of random, l1, l2, lamp, bn-scale, fpgm, apoz, mean-activation, taylor, hessian, snip, synflow, lfe,
+            gates, or
             package.module:factory of your own.
         budgets: MACs to keep: 4x (fewer), 25%, or 0.25.
         epochs: Of training on the target set, from the start on.
@@ -40,7 +41,7 @@ class CompareConfig(Settings):
     source: str | None = None
     source_epochs: float | None = None
     start_epochs: float | None = None
-    scope: Literal["global", "uniform"] = "global"
+    scope: Literal["global", "uniform", "knapsack"] = "global"
 
     lists: ClassVar[tuple[str, ...]] = ("starts", "methods", "budgets", "fairness", "augment")
     numbers: ClassVar[tuple[str, ...]] = ("epochs", "source_epochs", "start_epochs", *Settings.numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.load import DataConfig
@@ -22,7 +23,8 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
     check_device(config.device)
-    target, splits, places = found(DataConfig(config.data, config.data_dir, config.limit_train, config.val_size))
+    data = DataConfig(config.data, config.data_dir, config.limit_train, config.val_size, image_size=config.image_size)
+    target, splits, places = found(data)
     model = ModelConfig(config.model, splits.in_shape, splits.classes)
     module = build(model, seed=0)
     if not any(p.requires_grad for p in module.parameters()):
@@ -34,13 +36,33 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
                 "leave requires_grad on",
             )
         )
-    source, more = _source_of(config, model) if "pretrained" in config.starts else (None, {})
+    source, more = source_of(config, model) if "pretrained" in config.starts else (None, {})
     code = code_digest(config.model) if ":" in config.model else ""
     epoch = epoch_of(splits, config.training(config.epochs, 0))
     return Material(model, target, splits, epoch, source, code), {**places, **more}
 
 
-def _source_of(config: CompareConfig, model: ModelConfig) -> tuple[Source, dict[str, str]]:
+class Sourced(Protocol):
+    """Settings that say where a pretrained start is from."""
+
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def data_dir(self) -> str | None: ...
+
+    @property
+    def image_size(self) -> int | None: ...
+
+    @property
+    def source(self) -> str | None: ...
+
+    @property
+    def source_epochs(self) -> float | None: ...
+
+
+def source_of(config: Sourced, model: ModelConfig) -> tuple[Source, dict[str, str]]:
+    """A data set or a checkpoint, looked at, and where it lies. Raises ConfigError for what is neither."""
     name = config.source or SOURCES.get(config.data)
     if name is None:
         raise ConfigError(
@@ -78,9 +100,11 @@ def _checkpoint(name: str, source_epochs: float | None) -> tuple[Source, dict[st
     return Source(checkpoint=digest), {digest: str(path.resolve())}
 
 
-def _data_source(config: CompareConfig, model: ModelConfig, name: str) -> tuple[Source, dict[str, str]]:
+def _data_source(config: Sourced, model: ModelConfig, name: str) -> tuple[Source, dict[str, str]]:
     embedded = name.startswith("fashion") and "mnist" not in name
-    images, splits, places = found(DataConfig(name, None if embedded else config.data_dir))
+    images, splits, places = found(
+        DataConfig(name, None if embedded else config.data_dir, image_size=config.image_size)
+    )
     if splits.in_shape != model.in_shape:
         raise ConfigError(
             message(

@@ -14,7 +14,7 @@ from torchbonsai.core.config import canonical_json, config_hash, write_atomic
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.fairness import Spent
 
-CONTROLS = ("random-widths", "uniform-new", "dense", "reinitialised")
+CONTROLS = ("random-widths", "uniform-new", "dense", "reinitialised", "shuffled", "drawn-widths")
 VOLATILE = ("latency", "timing", "environment")
 """Fields that may differ between an unbroken run and a continued one."""
 
@@ -23,10 +23,11 @@ VOLATILE = ("latency", "timing", "environment")
 class Arm:
     """One way of getting a small network; with a seed, a run.
 
-    start: "untrained", "pretrained" or "trained". method: a criterion's name; of the controls "random-widths" and
-    "reinitialised" the method whose widths they take; "" of the others. control: "" or one of CONTROLS. budget: as the
-    user wrote it, "" of the dense control under equal-epochs, which belongs to all. source_counted: False on the row
-    that shows a pretrained start once more with its source training free, as if downloaded.
+    start: "untrained", "pretrained" or "trained". method: a criterion's name; of the controls "random-widths",
+    "reinitialised" and "shuffled" the method whose widths or scores they take; "" of the others. control: "" or one of
+    CONTROLS. budget: as the user wrote it, "" of the dense control under equal-epochs, which belongs to all.
+    source_counted: False on the row that shows a pretrained start once more with its source training free, as if
+    downloaded.
     """
 
     start: str
@@ -45,6 +46,8 @@ class Arm:
             "uniform-new": "uniform width, new weights",
             "dense": "dense network",
             "reinitialised": f"new weights, widths of {self.method}",
+            "shuffled": f"shuffled {self.method}, new weights",
+            "drawn-widths": "widths drawn at random, new weights",
         }
         return names[self.control]
 
@@ -58,8 +61,8 @@ class Arm:
 class Round:
     """A point of a curve: after the `epochs` since the start, at so many MACs, params and channels.
 
-    after_cut: validation accuracy right after surgery, None where nothing was cut. val_accuracy: after the training
-    that followed.
+    after_cut: validation accuracy right after surgery, None where nothing was cut. recalibrated: the same with the
+    batch norms' statistics taken anew, None also where there are none. val_accuracy: after the training that followed.
     """
 
     epochs: float
@@ -69,6 +72,7 @@ class Round:
     widths: dict[str, int]
     after_cut: float | None
     val_accuracy: float
+    recalibrated: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torchbonsai.study.fairness import Spent, costliest, stretched_epochs, train
 from torchbonsai.study.record import Arm
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.measure import Evaluate, Time
+from torchbonsai.study.stages.snapshots import Snapshot
 from torchbonsai.study.stages.start import FreshHead
 from torchbonsai.study.stages.train import Train
 from torchbonsai.study.store import Done
@@ -60,7 +61,7 @@ def spent_before(start: Stage, network: Stage, finished: Finished) -> Spent:
     source = start_macs = 0
     if isinstance(start.config, FreshHead):
         source = finished[start.parents["model"].spec].result["training_macs"]
-    elif isinstance(start.config, Train):
+    elif isinstance(start.config, Train | Snapshot):
         start_macs = finished[start.spec].result["training_macs"]
     return Spent(source, start_macs, finished[network.spec].result.get("scoring_macs", 0))
 

@@ -36,7 +36,8 @@ class Settings:
         schedule: Of the learning rate.
         warmup_epochs: The learning rate rises over so many epochs.
         label_smoothing: Share of the target that is spread over all classes.
-        augment: Of crop, flip, cutout.
+        augment: Of crop, resized-crop, flip, cutout.
+        image_size: Side of the squares that all images are scaled to. Default: as they are; 64 where they differ.
         precision: Of the forward pass in training and testing; weights stay float32. auto: the fastest precision,
             layout and compile on this device, measured once and kept with the study.
         channels_last: Memory layout of weights and images.
@@ -63,6 +64,7 @@ class Settings:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
     augment: tuple[str, ...] = ()
+    image_size: int | None = None
     precision: Literal["float32", "bf16", "auto"] = "float32"
     channels_last: bool = False
     compile: bool = False

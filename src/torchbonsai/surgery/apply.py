@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchbonsai.core.errors import PlanError, message
-from torchbonsai.graph.forward import copy_module
+from torchbonsai.graph.forward import copy_module, walk, with_attributes
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan
 
@@ -36,8 +36,9 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
         if id(tensor) not in memo:
             memo[id(tensor)] = cut(plan, name, tensor)
     small = copy_module(model, memo)
+    modules = dict(walk(small)) if plan.edits else {}
     for edit in plan.edits:
-        set_attribute(small, edit)
+        set_attribute(modules[edit.module], edit)
     for name, stays in plan.moved.items():
         places = dict(named_tensors(small))[name]
         places.copy_(torch.searchsorted(stays.to(places.device), places))
@@ -59,13 +60,14 @@ def cut(plan: PruningPlan, name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def narrow(tensor: torch.Tensor, axes: Any) -> torch.Tensor:
     """The kept slices of a parameter or buffer, in memory of their own and in its memory format."""
-    with torch.no_grad():
-        value = tensor.detach()
-        for axis, positions in axes.items():
-            value = value.index_select(axis, positions.to(value.device))
-        value = value.clone(memory_format=memory_format(tensor))
+    value = old = tensor.detach()
+    for axis, positions in axes.items():
+        value = value.index_select(axis, positions.to(value.device))
+    layout = memory_format(tensor)
+    if value is old or not value.is_contiguous(memory_format=layout):
+        value = value.clone(memory_format=layout)
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+        return with_attributes(nn.Parameter(value, requires_grad=tensor.requires_grad), tensor)
     return value
 
 
@@ -92,9 +94,8 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def set_attribute(model: nn.Module, edit: AttributeEdit) -> None:
-    """Set one attribute of one submodule, in the type that it had."""
-    module = model.get_submodule(edit.module)
+def set_attribute(module: nn.Module, edit: AttributeEdit) -> None:
+    """Set the attribute of the module that the edit names, in the type that it had."""
     old = getattr(module, edit.attribute, None)
     new = edit.new
     if isinstance(old, torch.Size):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchbonsai.graph.forward import walk
 from torchbonsai.surgery.plan import AttributeEdit
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -27,7 +28,7 @@ def standard_edits(
     """How `in_channels`, `num_features`, `normalized_shape` and the like change under `kept`."""
     touched = {n.rpartition(".")[0].split(".parametrizations")[0] for n in kept}
     edits: list[AttributeEdit] = []
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in walk(model):
         if path not in touched:
             continue
         prefix = f"{path}." if path else ""
@@ -121,7 +122,7 @@ def user_edits(model: nn.Module, kept: Narrowed, shapes: Mapping[str, tuple[int,
     """
     touched = {prefix for name in kept for prefix in _prefixes(name)}
     widths: dict[str, dict[str, int]] = {}
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         if path in touched and not type(module).__module__.startswith("torch.nn."):
             found = {k: v for k, v in vars(module).items() if type(v) is int and v > 1 and _WIDTH.search(k)}
             if found:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.call import flat_tensors
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints, Output
+from torchbonsai.graph.channel_graph import FROZEN, Bools, ChannelGraph, Ints, Output
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy
 from torchbonsai.graph.labels import LabelSpace, Solution
@@ -85,6 +85,14 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
 def _of_bindings(graph: ChannelGraph) -> GateSites:
     bound = {b.name: b.axis for g in graph.groups for b in g.bound("consumes")}
     return GateSites({name: (axis, graph.axes[name][axis]) for name, axis in bound.items()}, [])
+
+
+def reached(sites: GateSites, n_atoms: int) -> Bools:
+    """(n_atoms,) does any gate stand for the atom? None does for what only the caller of the model reads."""
+    found = np.zeros(n_atoms, dtype=bool)
+    for atoms in (*(a for _, a in sites.weights.values()), *(gate.atoms for gate in sites.activations)):
+        found[atoms[atoms != FROZEN]] = True
+    return found
 
 
 def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool = False) -> GateSites:

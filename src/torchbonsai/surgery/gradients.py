@@ -20,7 +20,14 @@ from torch.utils._pytree import tree_map_only
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.graph.call import flat_tensors, map_tensors
-from torchbonsai.surgery.gates import ActivationGate, GateSites, gated_weights, multiplied
+from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.surgery.gates import ActivationGate, GateSites, gate_sites, gated_weights, multiplied
+
+
+def sites_in(graph: ChannelGraph, train: bool) -> GateSites:
+    """The gates of the traced pass in eval or train mode; in train mode the eval pass's where that could not be run."""
+    logs = graph.evidence.logs if train and graph.evidence is not None else ()
+    return gate_sites(graph, next((log for log in logs if log.training), None))
 
 
 def gated(sites: GateSites, model: nn.Module, g: Tensor, run: Callable[[nn.Module], Tensor]) -> Tensor:
@@ -29,12 +36,20 @@ def gated(sites: GateSites, model: nn.Module, g: Tensor, run: Callable[[nn.Modul
     `run` calls the model, as often as it likes. Gradients of the parameters are not taken. The model's buffers stay as
     they are. Raises PruningError where the forward takes another path than the trace did.
     """
-    held = {n: p.detach() for n, p in model.named_parameters()}
+    own = dict(model.named_parameters())
+    held = {n: p.detach() for n, p in own.items()}
     held |= gated_weights(sites, held, g)
-    held |= {n: b.detach().clone() for n, b in model.named_buffers()}
-    with _replayed(sites, model, g) if sites.activations else ExitStack():
-        named = {f"model.{name}": tensor for name, tensor in held.items()}
-        result: Tensor = torch.func.functional_call(_Run(model, run), named, ())
+    buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
+    if not sites.activations:
+        return _called(model, run, held | buffers)
+    # Which kernels a forward takes depends on whether a weight wants a gradient, so each says what it said when traced.
+    seen = {n: t.detach().requires_grad_(own[n].requires_grad) for n, t in held.items()}
+    with _replayed(sites, model, g, {id(seen[n]): held[n] for n in held}):
+        return _called(model, run, seen | buffers)
+
+
+def _called(model: nn.Module, run: Callable[[nn.Module], Tensor], tensors: dict[str, Tensor]) -> Tensor:
+    result: Tensor = torch.func.functional_call(_Run(model, run), {f"model.{n}": t for n, t in tensors.items()}, ())
     return result
 
 
@@ -52,10 +67,15 @@ class _Run(nn.Module):
 
 
 @contextmanager
-def _replayed(sites: GateSites, model: nn.Module, g: Tensor) -> Iterator[None]:
-    """Inside, every call of `model` returns what its ops compute with the gates between them."""
+def _replayed(sites: GateSites, model: nn.Module, g: Tensor, made: dict[int, Tensor]) -> Iterator[None]:
+    """Inside, every call of `model` returns what its ops compute with the gates between them.
+
+    made: id of a tensor that the forward finds -> what the second run takes for it. Raises PruningError where the model
+    is never called.
+    """
     within = ExitStack()
     tapes: list[_Tape] = []
+    played: list[_Tape] = []
 
     def enter(*_: Any) -> None:
         within.enter_context(torch.no_grad())
@@ -63,7 +83,8 @@ def _replayed(sites: GateSites, model: nn.Module, g: Tensor) -> Iterator[None]:
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> Any:
         within.close()
-        return tapes.pop().play(sites, g, output)
+        played.append(tapes.pop())
+        return played[-1].play(sites, g, output, dict(made))
 
     hooks = (model.register_forward_pre_hook(enter), model.register_forward_hook(leave))
     try:
@@ -72,6 +93,8 @@ def _replayed(sites: GateSites, model: nn.Module, g: Tensor) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+    if not played:
+        raise _never_ran()
 
 
 @dataclass(eq=False)
@@ -97,9 +120,8 @@ class _Tape(TorchDispatchMode):
         self.ops.append(_Op(func, args, kwargs, flat_tensors(output)))
         return output
 
-    def play(self, sites: GateSites, g: Tensor, output: Any) -> Any:
-        """Run the ops again under autograd, with the gates, and return what `output` is then."""
-        made: dict[int, Tensor] = {}
+    def play(self, sites: GateSites, g: Tensor, output: Any, made: dict[int, Tensor]) -> Any:
+        """Run the ops again under autograd, with the gates, and return what `output` is then. made: grows."""
         gates: dict[int, list[ActivationGate]] = defaultdict(list)
         for gate in sites.activations:
             gates[gate.op_index].append(gate)
@@ -134,5 +156,16 @@ def _other_path(gate: ActivationGate, got: str) -> PruningError:
             got,
             "a forward that branches on its input or its size, and takes another path on this batch",
             "trace with example inputs that look like the batches",
+        )
+    )
+
+
+def _never_ran() -> PruningError:
+    return PruningError(
+        message(
+            "the loss must call the model it is given",
+            "a loss that never ran it as a whole",
+            "a loss that holds a model of its own, or calls model.forward or parts of the model",
+            "write loss=lambda model, batch: …, and call model(…)",
         )
     )

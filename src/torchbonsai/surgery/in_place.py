@@ -112,7 +112,7 @@ def _swap(plan: PruningPlan, model: nn.Module, small: nn.Module, undo: list[Undo
     for edit in plan.edits:
         module, old = model.get_submodule(edit.module), getattr(model.get_submodule(edit.module), edit.attribute)
         undo.append(lambda m=module, a=edit.attribute, v=old: setattr(m, a, v))  # type: ignore[misc]
-        set_attribute(model, edit)
+        set_attribute(module, edit)
 
 
 def _swap_optimizer(

@@ -26,8 +26,8 @@ def transfer(
 ) -> torch.optim.Optimizer:
     """An optimizer of the same class and param groups over `small`'s parameters.
 
-    State of a parameter's shape is sliced, scalars are copied; anything else is a PlanError, as is a parameter that
-    is not one of the dense module's.
+    State of a parameter's shape is sliced (not rescaled where `plan.scales` rescales rows), scalars are copied;
+    anything else is a PlanError, as is a parameter that is not one of the dense module's.
     """
     if dense is None:
         known = _dense_of.get(plan)

@@ -22,7 +22,7 @@ from torchbonsai.graph.channel_graph import Blocks, Bools, ChannelGraph, Ints, S
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import alias_copy
 from torchbonsai.graph.labels import Solution
-from torchbonsai.graph.prove import Failure, Proof, prove, raw_keep
+from torchbonsai.graph.prove import Cut, Failure, Proof, prove, raw_keep
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
@@ -32,6 +32,7 @@ from torchbonsai.surgery.repair import Repairs
 Equal = tuple[Ints, Ints]
 Place = tuple[bool, int]
 """(training, op number) of an op that failed."""
+Assumed = dict[Place, list[Equal]]
 _MOST_REPAIRS = 64
 _WINDOWS = (0, 8, 32, 128, None)
 """How many ops before a failing one are looked at for the groups to freeze, step by step."""
@@ -69,6 +70,7 @@ class Settler:
     frozen: list[tuple[Ints, str, Source | None]] = field(default_factory=list)
     follows: bool = True
     helped: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    alongside: dict[Place, list[Place]] = field(default_factory=dict)
     repairs: Repairs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,21 +82,26 @@ class Settler:
 
     def _settle(self, graph: ChannelGraph, kept: Bools, *, may_forget: bool) -> Settled:
         plan = make_plan(graph, kept, self.model)
+        small = apply(plan, self.model)
+        cut = Cut(graph.evidence, raw_keep(graph, kept))
         own = user_edits(self.model, plan.kept, plan.shapes) if self.follows else ()
         if own:
-            followed = replace(plan, edits=_merge(plan.edits, own))
-            small = apply(followed, self.model)
-            proof = prove(graph, kept, small, self.example_inputs)
+            _edit(small, own)
+            proof = prove(graph, kept, small, self.example_inputs, cut=cut)
             if proof.failure is None:
+                followed = replace(plan, edits=_merge(plan.edits, own))
                 return self._settled(graph, followed, small, proof)
+            _edit(small, tuple(replace(e, new=e.old) for e in own))
+            _edit(small, plan.edits)
             self.follows = False
-        plan = replace(plan, edits=_merge(plan.edits, self.repairs.again(raw_keep(graph, kept))))
-        small = apply(plan, self.model)
-        proof = prove(graph, kept, small, self.example_inputs)
+        learnt = self.repairs.again(cut.keep)
+        plan = replace(plan, edits=_merge(plan.edits, learnt))
+        _edit(small, learnt)
+        proof = prove(graph, kept, small, self.example_inputs, cut=cut)
         for _ in range(_MOST_REPAIRS):
             if proof.failure is None:
                 return self._settled(graph, plan, small, proof)
-            repaired = self._repair(graph, kept, plan, small, proof.failure)
+            repaired = self._repair(graph, kept, plan, small, proof.failure, cut)
             if repaired is None and may_forget and self.repairs.forget(proof.failure.modules):
                 return self._settle(graph, kept, may_forget=False)  # what is learnt again now would fail again
             if repaired is None:
@@ -120,18 +127,17 @@ class Settler:
 
     # ------------------------------------------------------------------ repair by guess
     def _repair(
-        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure
+        self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure, cut: Cut
     ) -> tuple[PruningPlan, nn.Module, Proof] | None:
         """The first edit of ints on a running module that carries the proof further, there and at its siblings."""
-        keep = raw_keep(graph, kept)
-        for repair, edits in self.repairs.guesses(small, failure, keep):
-            candidate, proof = self._edited(graph, kept, small, edits)
+        for repair, edits in self.repairs.guesses(small, failure, cut.keep):
+            candidate, proof = self._edited(graph, kept, small, edits, cut)
             if proof.failure is not None and not _further(proof.failure, failure, graph.evidence):
                 continue
             self.repairs.known.append(repair)
             if proof.failure is not None:
-                others, more = self.repairs.siblings(repair, candidate, keep)
-                wider, second = self._edited(graph, kept, candidate, more) if more else (candidate, proof)
+                others, more = self.repairs.siblings(repair, candidate, cut.keep)
+                wider, second = self._edited(graph, kept, candidate, more, cut) if more else (candidate, proof)
                 if more and (second.failure is None or _further(second.failure, proof.failure, graph.evidence)):
                     self.repairs.known += others
                     candidate, proof, edits = wider, second, (*edits, *more)
@@ -139,12 +145,11 @@ class Settler:
         return None
 
     def _edited(
-        self, graph: ChannelGraph, kept: Bools, small: nn.Module, edits: tuple[AttributeEdit, ...]
+        self, graph: ChannelGraph, kept: Bools, small: nn.Module, edits: tuple[AttributeEdit, ...], cut: Cut
     ) -> tuple[nn.Module, Proof]:
         candidate = alias_copy(small)  # the tensors are right already, only attributes differ
-        for edit in edits:
-            set_attribute(candidate, edit)
-        return candidate, prove(graph, kept, candidate, self.example_inputs)
+        _edit(candidate, edits)
+        return candidate, prove(graph, kept, candidate, self.example_inputs, cut=cut)
 
     def _real(self, graph: ChannelGraph, log: Log) -> bool:
         """Does the large network, run for real, agree with what its hollow pass showed?"""
@@ -158,6 +163,7 @@ class Settler:
     def _start_again(self, blocks: Blocks) -> ChannelGraph:
         """What was learnt against other passes is forgotten."""
         self.tried, self.froze, self.equal, self.frozen, self.helped = {}, {}, {}, [], {}
+        self.alongside = {}
         self.repairs = Repairs(self.model, self.example_inputs)
         self.base = self.retrace(self.hollow, blocks)
         return self.base
@@ -168,19 +174,16 @@ class Settler:
         site = (failure.log.training, failure.index)
         solution = self.base.evidence.solution
         options = list(hypotheses(failure.log, failure.index, solution))
+        self._withdraw(site)
         first = self.helped.get(_line(failure), 0) if site not in self.tried else 0
         for step in range(self.tried.get(site, first - 1) + 1, len(options)):
             self.tried[site] = step
-            assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
-            candidate = build(self._amended({**self.equal, **assumed}))
+            assumed, candidate = self._assume(failure, options, step)
             if not _collapsed(candidate, failure.seen):
-                too_much = [p for p in assumed if p != site and _collapsed(candidate, _touched(failure.log, p[1]))]
-                if too_much:
-                    assumed = {p: equal for p, equal in assumed.items() if p not in too_much}
-                    candidate = build(self._amended({**self.equal, **assumed}))
                 self.equal |= assumed
                 self.tried |= dict.fromkeys(assumed, step)
                 self.helped[_line(failure)] = step
+                self.alongside[site] = [p for p in assumed if p != site]
                 return candidate
         evidence: Evidence = self.base.evidence
         if not self._real(graph, failure.log):
@@ -193,6 +196,26 @@ class Settler:
         froze = self.froze[site] = self.froze.get(site, -1) + 1
         self._freeze(graph, kept, failure, _WINDOWS[min(froze, len(_WINDOWS) - 1)])
         return build(self._amended())
+
+    def _assume(self, failure: Failure, options: list[list[Equal]], step: int) -> tuple[Assumed, ChannelGraph]:
+        """Hypothesis `step` for the failing op and, as far as nothing collapses, for ops like it; the new graph."""
+        site = (failure.log.training, failure.index)
+        assumed = {site: options[step]} | self._elsewhere(failure, step, len(options))
+        candidate = build(self._amended({**self.equal, **assumed}))
+        others = [p for p in assumed if p != site]
+        if others and not _collapsed(candidate, failure.seen):
+            others = [p for p in others if _collapsed(candidate, _touched(failure.log, p[1]))]
+        if others:
+            assumed = {p: equal for p, equal in assumed.items() if p not in others}
+            candidate = build(self._amended({**self.equal, **assumed}))
+        return assumed, candidate
+
+    def _withdraw(self, site: Place) -> None:
+        """The assumption at an op has failed: what was assumed elsewhere for its sake goes with it."""
+        step = self.tried.get(site)
+        for place in self.alongside.pop(site, []):
+            if self.tried.get(place) == step:
+                del self.tried[place], self.equal[place]
 
     def _elsewhere(self, failure: Failure, step: int, count: int) -> dict[Place, list[Equal]]:
         """The same assumption for the same op on the same shapes, or at the same line: in other blocks."""
@@ -246,6 +269,11 @@ def _collapsed(graph: ChannelGraph, seen: Ints) -> bool:
     return any(
         g.size == 1 and np.isin(component[_raw(graph, g.offset, g.offset + 1)], atoms).any() for g in graph.groups
     )
+
+
+def _edit(model: nn.Module, edits: tuple[AttributeEdit, ...]) -> None:
+    for edit in edits:
+        set_attribute(model.get_submodule(edit.module), edit)
 
 
 def _line(failure: Failure) -> tuple[str, int, str]:
@@ -307,6 +335,8 @@ def hypotheses(log: Log, index: int, solution: Solution) -> Iterator[list[Equal]
     Where an op cuts or regroups an axis, position j of every part leaves together, or whole parts do.
     """
     record = log.records[index] if index < len(log.records) else None
+    if record is not None and record.kind == "creation":  # as wide as something else, by the code
+        yield from _ties(log, index, solution)
     if record is None or record.kind != "layout":
         return
     fields = [f.labels for out in record.outputs for f in out] + [f.labels for s in record.inputs for f in s.fields]
@@ -326,7 +356,7 @@ def _ties(log: Log, index: int, solution: Solution) -> Iterator[list[Equal]]:
     before = log.records[max(0, index - _NEAR) : index]
     flat = (f.labels for r in reversed(before) for s in r.inputs for f in s.fields if f.labels.ndim == 1)
     near = {id(labels): labels for labels in flat if not solution.is_frozen(labels).any()}
-    for labels in (f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1):
+    for labels in (*(f.labels for s in record.inputs for f in s.fields if f.labels.ndim == 1), *record.fresh):
         fitting = (
             o for o in near.values() if o.size > 1 and labels.size % o.size == 0 and not np.isin(o, labels).any()
         )

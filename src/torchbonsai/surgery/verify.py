@@ -98,7 +98,7 @@ def _largest_error(
     worst = 0.0
     with undisturbed(model):
         large = alias_copy(model).to(dtype).eval()
-        tiny = _unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
+        tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
         cast: list[Example] = [_cast(example, dtype) for example in examples]
         sites = [sites_of_pass(graph, large, example, hollow) for example in cast]
         for example, places in zip(cast, sites, strict=True):
@@ -113,7 +113,7 @@ def _largest_error(
     return worst
 
 
-def _unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:
+def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:
     """Rescaled rows of `small` are rounded to its dtype: where they are right but for that, `tiny` gets them whole."""
     names = {s.name for s in plan.scales}
     if not names:

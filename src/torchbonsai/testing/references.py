@@ -130,6 +130,17 @@ def _added(func: Any, extra: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, a
     return beta * extra + alpha * _product(torch.matmul, a, b)
 
 
+def _attention(
+    func: Any, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """softmax(q k' scale) v by two products; every other option is the op's own business."""
+    if dropout or causal or options.get("attn_mask") is not None:
+        return func(q, k, v, dropout, causal, **options)
+    given = options.get("scale")
+    scores = _product(torch.matmul, q, k.transpose(-2, -1)) * (q.shape[-1] ** -0.5 if given is None else given)
+    return _product(torch.matmul, scores.softmax(-1), v), scores.logsumexp(-1)
+
+
 _RULES: dict[Any, Callable[..., Any]] = {
     aten.convolution: _convolution,
     aten.mm: lambda func, a, b: _product(func, a, b),
@@ -140,5 +151,6 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.addmm: _added,
     aten.baddbmm: _added,
     aten.sum: _sum,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten.cumsum: _running_sum,
 }

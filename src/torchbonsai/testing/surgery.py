@@ -24,7 +24,7 @@ from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import select
 from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.surgery.settle import Settler
-from torchbonsai.surgery.verify import Verification, verify
+from torchbonsai.surgery.verify import Verification, unrounded, verify
 from torchbonsai.testing.references import cut_at_consumers, poisoned, relative_error
 
 SHARES = (0.25, 0.5, 0.75)
@@ -130,6 +130,7 @@ def reference_error(
 ) -> float:
     """The relative error of `small` against a reference of `testing.references`: eval mode, float64, all examples."""
     dense, tiny = (copy.deepcopy(m).eval().double() for m in (model, small))
+    tiny = unrounded(plan, dense, tiny, small)
     worst = 0.0
     for args, kwargs in as_examples(_double(example_inputs)):
         with undisturbed(dense):  # which keeps attention from its fast path, one op that hides its contractions

@@ -43,7 +43,7 @@ def attention(call: Call) -> None:
             call.freeze(h.labels, "attention weighs values that vary over heads without labels")
     call.give(call.outputs[0], tuple(fields))
     for out in call.outputs[1:]:  # the logarithms of the softmax's sums, (…, n)
-        if out.shape == q.shape[:-1]:
+        if out.dim() == q.dim() - 1 and out.shape[:-1] == q.shape[:-2]:
             call.give(out, heads)
     _count(call, q, k, v, scores.extents)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ def _weight(call: Call, a: torch.Tensor, b: torch.Tensor) -> int | None:
 def _add(call: Call, extra: torch.Tensor, fields: Fields) -> None:
     """Add a tensor to the product: pointwise, with the product's fields known."""
     out = call.out
-    out._bonsai = call.shadow(out)._replace(fields=fields)
+    out._bonsai = replace(call.shadow(out), fields=fields)
     dims = out.dim()
     call.give(out, call.join([(out, tuple(range(dims))), (extra, tuple(range(dims - extra.dim(), dims)))]).fields)
 
@@ -131,9 +132,10 @@ def convolution(call: Call) -> None:
     x, w, bias = call.args[:3]
     transposed, groups = bool(call.args[6]), int(call.args[8])
     call.freeze(tuple(f for f in call.fields(w) if min(f.axes) > 1), "the kernel's own size")
-    call.pin(x, [a for a in range(x.dim()) if a != 1], f"{call.name} slides over the axis")
     channels = w.shape[0] if transposed else x.shape[1]
     form = call.variant("plain" if groups == 1 else "depthwise" if channels == groups else "grouped")
+    still = _still(call) if form == "plain" else set()
+    call.pin(x, [a for a in range(x.dim()) if a != 1 and a not in still], f"{call.name} slides over the axis")
     if form == "plain":
         fields = _plain(call, x, w, transposed)
     elif form == "depthwise":
@@ -141,7 +143,17 @@ def convolution(call: Call) -> None:
     else:
         fields = _grouped(call, x, w, groups, transposed)
     add_bias(call, fields, bias, 1)
-    call.give(call.out, fields)
+    apart = tuple(f for f in call.fields(x) if still.issuperset(f.axes))
+    call.give(call.out, (*fields, *apart))
+
+
+def _still(call: Call) -> set[int]:
+    """The axes along which a kernel of one goes from place to place: what lies there passes."""
+    x, w = call.args[:2]
+    form = [[*v, *v[-1:] * x.dim()] for v in call.args[3:6]]  # stride, padding, dilation; one number may stand for all
+    extra = [*call.args[7], *call.args[7][-1:] * x.dim()]
+    plain = [(s, p, e) == (1, 0, 0) for s, p, e in zip(form[0], form[1], extra, strict=False)]
+    return {2 + k for k in range(x.dim() - 2) if w.shape[2 + k] == 1 and plain[k]}
 
 
 def _plain(call: Call, x: torch.Tensor, w: torch.Tensor, transposed: bool) -> Fields:
@@ -152,6 +164,7 @@ def _plain(call: Call, x: torch.Tensor, w: torch.Tensor, transposed: bool) -> Fi
     joined = call.join([(x, (0, -1, *(s + 100 for s in spatial))), (w, shape)], frozenset((-1,)))
     sizes = {0: x.shape[0], -1: x.shape[1], 1: call.out.shape[1], 2: math.prod(slid.shape[2:])}
     sizes |= dict(zip(kernel, w.shape[2:], strict=True))
+    sizes[2] //= math.prod(x.shape[a - 100] for letters, _ in joined.extents for a in letters if a > 100)
     call.count(joined, sizes, w)
     for axes, labels in call.fields(w):
         if axes == ((1,) if transposed else (0,)):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 
-from torchbonsai.graph.call import Call
+from torchbonsai.graph.call import Call, positions
 from torchbonsai.graph.channel_graph import Ints
 from torchbonsai.graph.labels import Field
 from torchbonsai.graph.rules.registry import rule
@@ -20,13 +21,17 @@ Move = Callable[[Axes, Ints], tuple[Axes, Ints] | None]
 def follow(call: Call, out: torch.Tensor, x: torch.Tensor, move: Move) -> None:
     """Move every field of x into `out`; a field that leaves its axis is frozen."""
     for axes, labels in call.fields(x):
-        moved = move(axes, np.arange(labels.size).reshape(labels.shape))
+        all_of_them = positions(labels.shape)
+        moved = move(axes, all_of_them)
         if moved is None:
             call.freeze(labels, f"{call.name} reads channels at fixed places")
             continue
         to, ids = moved
         if not to:
             call.freeze(labels.ravel()[ids.ravel()], f"{call.name} reads single channels at fixed places")
+            continue
+        if ids is all_of_them and (len(to) == 1 or all(a < b for a, b in pairwise(to))):
+            call.rename(out, to, labels)
             continue
         order = tuple(int(k) for k in np.argsort(to))
         call.place(out, tuple(to[k] for k in order), np.ascontiguousarray(ids.transpose(order)), labels.ravel())
@@ -70,7 +75,7 @@ def squeeze(call: Call) -> None:
     def move(axes: Axes, ids: Ints) -> tuple[Axes, Ints]:
         stay = [k for k, a in enumerate(axes) if a not in gone]
         to = tuple(axes[k] - sum(g < axes[k] for g in gone) for k in stay)
-        return to, ids.reshape([ids.shape[k] for k in stay])
+        return to, ids if len(stay) == len(axes) else ids.reshape([ids.shape[k] for k in stay])
 
     follow(call, call.out, x, move)
 
@@ -203,45 +208,59 @@ def view(call: Call) -> None:
         return
     source, target = tuple(x.shape), tuple(out.shape)
     known = call.tracer.expected_axes(0)
-    for k, (axes, labels) in enumerate(call.fields(x)):
+    taken: set[int] = set()
+    for axes, labels in sorted(call.fields(x), key=lambda f: f.axes):
+        k = len(call.set_outputs.get(id(out), ()))
         want = known[k] if known is not None and k < len(known) else None
-        to, ids = regroup(source, target, axes, want)
-        call.place(out, to, ids, labels.ravel())
+        to, ids = regroup(source, target, axes, want, labels.ravel())
+        if not taken.isdisjoint(to):  # a kernel flattened with the channels that it reads
+            call.freeze(labels, f"{call.name} makes one axis of it and of another labelled one")
+        elif ids.shape == labels.shape and len(to) == 1:
+            call.rename(out, to, labels)
+        else:
+            call.place(out, to, ids, labels.ravel())
+        taken.update(to)
 
 
-def regroup(source: Axes, target: Axes, axes: Axes, want: Axes | None = None) -> tuple[Axes, Ints]:
+def regroup(
+    source: Axes, target: Axes, axes: Axes, want: Axes | None = None, labels: Ints | None = None
+) -> tuple[Axes, Ints]:
     """Where the elements along `axes` of a tensor of shape `source` lie after a view as `target`.
 
-    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids.
+    Returns the axes of the view along which they vary (or `want`) and, along those, their position ids. Elements with
+    the same one of `labels` (of all elements, flat) count as the same.
     """
-    i0, i1, o0, o1 = _block(source, target, axes)
-    inside = source[i0:i1]
-    shape = [n if i0 + k in axes else 1 for k, n in enumerate(inside)]
-    ids = np.arange(int(np.prod(shape))).reshape(shape)
-    full = np.broadcast_to(ids, inside).reshape(target[o0:o1])
-    return _reduce(full, o0, want)
+    blocks = _blocks(source, target, axes)
+    before = [a for i0, i1, _, _ in blocks for a in range(i0, i1)]
+    after = [a for _, _, o0, o1 in blocks for a in range(o0, o1)]
+    shape = [source[a] if a in axes else 1 for a in before]
+    ids = positions(tuple(shape))
+    full = np.broadcast_to(ids, [source[a] for a in before]).reshape([target[a] for a in after])
+    return _reduce(full, after, want, labels)
 
 
-def _reduce(full: Ints, offset: int, want: Axes | None) -> tuple[Axes, Ints]:
-    """Drop the axes along which the ids do not vary."""
-    keep = []
-    for k in range(full.ndim):
-        axis = k - sum(1 for j in range(k) if j not in keep)
-        first = full.take([0], axis=axis)
-        varies = bool((full != first).any())
-        if (varies and want is None) or (want is not None and (k + offset in want)):
-            keep.append(k)
+def _reduce(full: Ints, names: Sequence[int], want: Axes | None, labels: Ints | None = None) -> tuple[Axes, Ints]:
+    """Drop the axes (named `names`) along which the ids do not vary."""
+    keep: list[int] = []
+    for name in names:
+        axis = len(keep)
+        first = full.take([0], axis=axis) if full.shape[axis] > 1 else full
+        varies = first is not full and bool((full != first).any())
+        if varies and labels is not None:
+            varies = bool((labels[full] != labels[first]).any())
+        if (varies and want is None) or (want is not None and name in want):
+            keep.append(name)
         elif varies:
-            raise LookupError(f"labels now vary along axis {k + offset}")
+            raise LookupError(f"labels now vary along axis {name}")
         else:
             full = first.squeeze(axis)
     if not keep:  # one label, repeated: it lies along every axis of the block
-        return tuple(range(offset, offset + 1)), full.reshape(1)
-    return tuple(k + offset for k in keep), np.ascontiguousarray(full)
+        return (names[0],), full.reshape(1)
+    return tuple(keep), np.ascontiguousarray(full)
 
 
-def _block(source: Axes, target: Axes, axes: Axes) -> tuple[int, int, int, int]:
-    """The smallest runs of axes of both shapes that hold `axes` and the same elements."""
+def _blocks(source: Axes, target: Axes, axes: Axes) -> list[tuple[int, int, int, int]]:
+    """The smallest runs of axes of both shapes that hold the same elements, those that hold any of `axes`."""
     i = o = 0
     blocks: list[tuple[int, int, int, int]] = []
     while i < len(source) or o < len(target):
@@ -257,8 +276,7 @@ def _block(source: Axes, target: Axes, axes: Axes) -> tuple[int, int, int, int]:
             else:
                 b, o = b * target[o], o + 1
         blocks.append((i0, i, o0, o))
-    touched = [b for b in blocks if any(b[0] <= x < b[1] for x in axes)]
-    return touched[0][0], touched[-1][1], touched[0][2], touched[-1][3]
+    return [b for b in blocks if any(b[0] <= x < b[1] for x in axes)]
 
 
 # ---------------------------------------------------------------- anything else that moves
@@ -279,7 +297,7 @@ def mover(call: Call) -> None:
     for k, (axes, labels) in enumerate(call.fields(x)):
         ids = run_on_ids(call, x, axes, labels)
         want = known[k] if known is not None and k < len(known) else None
-        to, ids = _reduce(ids, 0, want)
+        to, ids = _reduce(ids, range(ids.ndim), want)
         if ids.size == 1 and out.shape[to[0]] != 1:
             call.freeze(labels, f"{call.name} reads channels at fixed places")
         else:
@@ -305,7 +323,7 @@ def _points(call: Call, x: torch.Tensor, places: torch.Tensor) -> bool:
     if not usable or pointed is None or read is None or not mine or mine[0].labels.shape != read.shape:
         return False
     call.unify(read, mine[0].labels)
-    call.record.pointers.append((str(name), pointed))
+    call.record.pointers += ((str(name), pointed),)
     return True
 
 
@@ -361,13 +379,20 @@ def pad(call: Call) -> None:
         ids = np.arange(labels.size).reshape(labels.shape)
         if not padded:
             call.place(out, axes, ids, labels.ravel())
-        elif len(axes) > 1 or min(pads[axes[0]]) < 0:
-            call.freeze(labels, f"{call.name} pads one of two axes that share labels, or cuts")
+        elif len(padded) > 1 or min(pads[padded[0]]) < 0:
+            call.freeze(labels, f"{call.name} pads two axes that share labels, or cuts")
         else:
-            before, after = pads[axes[0]]
-            made = [call.fresh(before), labels, call.fresh(after)]
-            where = np.concatenate([np.arange(r.size) + (k << 40) for k, r in enumerate(made)])
+            at = axes.index(padded[0])
+            before, after = (_made_beside(call, labels, n, at) for n in pads[padded[0]])
+            made = [before, labels, after]
+            where = np.concatenate([np.arange(r.size).reshape(r.shape) + (k << 40) for k, r in enumerate(made)], at)
             call.place_many(out, axes, where, made)
+
+
+def _made_beside(call: Call, labels: Ints, n: int, at: int) -> Ints:
+    """New labels for n more positions along axis `at` of a field."""
+    shape = [n if k == at else size for k, size in enumerate(labels.shape)]
+    return call.fresh(int(np.prod(shape))).reshape(shape)
 
 
 @rule("aten::as_strided", "aten::view_as_real", "aten::view_as_complex", kind="layout")

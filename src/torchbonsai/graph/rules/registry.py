@@ -37,14 +37,17 @@ def rule(*names: str, kind: str) -> Callable[[Rule], Rule]:
 class Known(NamedTuple):
     """What there is to know of an op. rule: None where nothing is known. mutable: it writes into an argument.
 
-    arbitrary: it leaves memory as it is, or draws numbers, so that its values say nothing of widths.
+    arbitrary: it leaves memory as it is, or draws numbers, so that its values say nothing of widths. written: position
+    and name of the arguments that it writes into.
     """
 
+    func: Any
     name: str
     kind: str
     rule: Rule | None
     mutable: bool
     arbitrary: bool
+    written: tuple[tuple[int, str], ...]
 
 
 def lookup(func: Any) -> tuple[str, Rule | None]:
@@ -58,7 +61,12 @@ def known(func: Any) -> Known:
     found = _cache.get(func)
     if found is None:
         arbitrary = torch.Tag.nondeterministic_seeded in func.tags or "empty" in func.name()
-        found = _cache[func] = Known(str(func), *_find(func), func._schema.is_mutable, arbitrary)
+        written = tuple(
+            (i, a.name)
+            for i, a in enumerate(func._schema.arguments)
+            if a.alias_info is not None and a.alias_info.is_write
+        )
+        found = _cache[func] = Known(func, str(func), *_find(func), func._schema.is_mutable, arbitrary, written)
     return found
 
 

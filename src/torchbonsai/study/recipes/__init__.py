@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchbonsai.study.recipes import (
+    bonsai_hypothesis,
+    linear_filter_ensembles,
+    network_trimming,
+    pretraining_impact,
+    pruning_from_scratch,
+)
 from torchbonsai.study.recipes.base import follow
-from torchbonsai.study.recipes.network_trimming import Recipe as NetworkTrimming
 
-RECIPES: dict[str, Any] = {recipe.name: recipe for recipe in (NetworkTrimming,)}
+_MODULES = (bonsai_hypothesis, pretraining_impact, linear_filter_ensembles, pruning_from_scratch, network_trimming)
+RECIPES: dict[str, Any] = {module.Recipe.name: module.Recipe for module in _MODULES}
 """Name -> recipe: called with its settings, an instance of its `config`."""
 
 __all__ = ["RECIPES", "follow"]

@@ -11,14 +11,15 @@ from typing import Any, ClassVar, Protocol
 from torchbonsai.core.config import plain
 from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
 from torchbonsai.study.about import About, write_about
+from torchbonsai.study.arms import Material
 from torchbonsai.study.best import best, candidates, hand_over
 from torchbonsai.study.executor import Executor, InProcess, Workers, default_workers
-from torchbonsai.study.recipes.chain import Chain, record_of
-from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.recipes.chain import Chain, Draft, record_of
+from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.record import RunRecord, write
 from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished
-from torchbonsai.study.settings import Settings
 from torchbonsai.study.settled import settled
 from torchbonsai.study.stages.train import Train
 from torchbonsai.study.store import Done, Store, check_writable, versions
@@ -34,11 +35,19 @@ class Recipe(Protocol):
     name: ClassVar[str]
     method: ClassVar[str]
 
-    def chains(self, kit: Kit, finished: Finished) -> list[Chain]:
-        """All arms as far as they can be said: asked again when those are done, until nothing is added.
+    def look(self, settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
+        """What is worked on, and the places where its content lies. Raises DataError or ConfigError."""
+        ...
+
+    def chains(self, kit: Kit, finished: Finished) -> Sequence[Chain | Draft]:
+        """All arms as far as they can be said: asked again when those are done, until all that are named are.
 
         finished: a stage's spec -> what it left. Equal-compute arms, for instance, follow from what others spent.
         """
+        ...
+
+    def more_data(self, kit: Kit) -> dict[str, str]:
+        """What the study worked on beside the target; `pretrained_on`, for one."""
         ...
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
@@ -48,7 +57,7 @@ class Recipe(Protocol):
 
 def follow(
     recipe: Recipe,
-    settings: Settings,
+    settings: RecipeSettings,
     *,
     on_event: OnEvent = lambda event: None,
     on_record: OnRecord = lambda record: None,
@@ -61,37 +70,40 @@ def follow(
     """
     out = Path(settings.out)
     finished: dict[str, Done] = {}
-    chains: list[Chain] = []
+    chains: Sequence[Chain | Draft] = []
 
     def listener(event: Event) -> None:
         if event.output is not None:
             finished[event.stage.spec] = event.output
         on_event(event)
         for chain in chains:
-            if event.output is not None and chain.tested.spec == event.stage.spec:
+            if isinstance(chain, Chain) and event.output is not None and chain.tested.spec == event.stage.spec:
                 on_record(record_of(chain, finished, settings.identity))
 
     with _executor(settings, Store(out / "stages")) as (store, executor):  # workers import while this process looks
-        material, places = look_at(settings)
+        material, places = recipe.look(settings)
         check_writable(out)
         listed = (s.config for c in recipe.chains(Kit(settings.concrete, material), {}) for s in c.stages)
         lengths = [config.training.epochs for config in listed if isinstance(config, Train)]
         epochs = statistics.median(lengths) if lengths else 1.0
         settings, measured = settled(settings, material, epochs, store, executor, listener=on_event, places=places)
         kit = Kit(settings, material)
-        while len(found := recipe.chains(kit, finished)) > len(chains):
-            chains = found
-            todo = [stage for chain in chains for stage in chain.stages]
+        while True:
+            chains = recipe.chains(kit, finished)
+            if all(chain.done(finished) for chain in chains):
+                break
+            todo = [stage for chain in chains if not chain.done(finished) for stage in chain.stages]
             run(todo, store, executor, listener=listener, places=places)
-    records = [record_of(chain, finished, settings.identity) for chain in chains]
+    arms = [chain for chain in chains if isinstance(chain, Chain)]
+    records = [record_of(chain, finished, settings.identity) for chain in arms]
     for record in records:
         write(record, out / "records")
-    _summarise(recipe, kit, chains, records, finished, measured)
+    _summarise(recipe, kit, arms, records, finished, measured)
     return records
 
 
 @contextlib.contextmanager
-def _executor(settings: Settings, store: Store) -> Iterator[tuple[Store, Executor]]:
+def _executor(settings: RecipeSettings, store: Store) -> Iterator[tuple[Store, Executor]]:
     count = default_workers() if settings.workers is None else settings.workers
     executor = Workers(store, count, threads=settings.threads) if count else InProcess(store)
     try:
@@ -120,7 +132,7 @@ def _summarise(
     about = About(
         identity=kit.settings.identity,
         config=config,
-        data=data_in_words(kit.material.splits),
+        data=data_in_words(kit.material.splits) | recipe.more_data(kit),
         versions=versions(),
         hardware=hardware(kit.settings.device) | dict(measured),
         records=tuple(f"{record.name}.json" for record in records),

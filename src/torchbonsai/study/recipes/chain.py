@@ -15,10 +15,12 @@ from torchbonsai.study.store import Done, versions
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A round: cut (None of a network that stays whole), look at validation, train, look again."""
+    """A round: cut (None of a network that stays whole), look at validation, also with batch norms recalibrated, train,
+    look again."""
 
     cut: Stage | None
     after_cut: Stage | None
+    recalibrated: Stage | None
     trained: Stage
     checked: Stage
 
@@ -39,7 +41,9 @@ class Chain:
     def stages(self) -> Iterator[Stage]:
         """All of them, in order."""
         for step in self.steps:
-            yield from (s for s in (step.cut, step.after_cut, step.trained, step.checked) if s is not None)
+            yield from (
+                s for s in (step.cut, step.after_cut, step.recalibrated, step.trained, step.checked) if s is not None
+            )
         yield from (self.tested, self.timed)
 
     @property
@@ -57,10 +61,25 @@ class Chain:
         return all(stage.spec in finished for stage in self.stages)
 
 
-def spent(chain: Chain, finished: Finished, steps: Sequence[Step] | None = None) -> Spent:
-    """MACs spent from random weights on, up to the end of `steps` (default: all)."""
-    steps = chain.steps if steps is None else steps
-    before = spent_before(chain.start, chain.start, finished)
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """An arm whose next round follows from what the ones before cost: the stages that have to be done first."""
+
+    stages: tuple[Stage, ...]
+
+    def done(self, finished: Finished) -> bool:
+        """Whether the arm can be said further."""
+        return all(stage.spec in finished for stage in self.stages)
+
+
+def spent(chain: Chain, finished: Finished) -> Spent:
+    """MACs spent from random weights on."""
+    return spent_by(chain.start, chain.steps, finished)
+
+
+def spent_by(start: Stage, steps: Sequence[Step], finished: Finished) -> Spent:
+    """MACs spent from random weights to the end of `steps`."""
+    before = spent_before(start, start, finished)
     cuts = [finished[s.cut.spec].result for s in steps if s.cut is not None]
     trainings = [finished[s.trained.spec].result for s in steps]
     scoring = sum(c.get("scoring_macs", 0) for c in cuts)
@@ -115,8 +134,15 @@ def _rounds(chain: Chain, finished: Finished) -> Iterator[Round]:
             channels=sum(network["widths"].values()),
             widths=network["widths"],
             after_cut=finished[step.after_cut.spec].result["val_accuracy"] if step.after_cut else None,
+            recalibrated=_recalibrated(step, finished),
             val_accuracy=finished[step.checked.spec].result["val_accuracy"],
         )
+
+
+def _recalibrated(step: Step, finished: Finished) -> float | None:
+    """None where nothing was cut, and where there is no batch norm."""
+    found = finished[step.recalibrated.spec].result if step.recalibrated is not None else {"norms": 0}
+    return found["val_accuracy"] if found["norms"] else None
 
 
 def _worst(cuts: Sequence[Done]) -> dict[str, Any]:

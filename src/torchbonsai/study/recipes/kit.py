@@ -7,43 +7,51 @@ from dataclasses import dataclass, replace
 
 from torchbonsai.data.load import DataConfig
 from torchbonsai.models.build import ModelConfig, build
-from torchbonsai.study.arms import EQUAL_COMPUTE, Material
+from torchbonsai.models.sources import library_of
+from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import stretched_epochs
-from torchbonsai.study.methods import code_digest
+from torchbonsai.study.methods import code_digest, method
 from torchbonsai.study.numerics import check_device
-from torchbonsai.study.recipes.chain import Chain, Step, spent
+from torchbonsai.study.recipes.chain import Chain, Step
+from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.record import Arm
-from torchbonsai.study.runs import Finished
-from torchbonsai.study.settings import Settings
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.images import Images, epoch_of, found
 from torchbonsai.study.stages.measure import Evaluate, Time, Validate
-from torchbonsai.study.stages.start import NewWeights
+from torchbonsai.study.stages.prune import Prune, RandomWidths
+from torchbonsai.study.stages.renew import Reinitialise
+from torchbonsai.study.stages.start import NewWeights, Uniform
 from torchbonsai.study.stages.train import Train
 
 Cut = Callable[[Stage, int], Stage]
 """(the network before the cut, the round's number from 0) -> the stage that cuts it."""
 
 
-def look_at(settings: Settings) -> tuple[Material, dict[str, str]]:
+def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
     """Read the data and build the model once, so that what cannot work fails before anything is written.
 
     Returns the material, and the places where its content lies. Raises DataError or ConfigError.
     """
     check_device(settings.device)
-    config = DataConfig(settings.data, settings.data_dir, settings.limit_train, settings.val_size)
+    config = DataConfig(
+        settings.data, settings.data_dir, settings.limit_train, settings.val_size, image_size=settings.image_size
+    )
     target, splits, places = found(config)
-    model = ModelConfig(settings.model, splits.in_shape, splits.classes)
+    library = library_of(settings.model)
+    options = {} if library is None else {**library[0].structure(library[1]), library[0].classes_option: splits.classes}
+    named = tuple((k, v) for k, v in options.items() if k)
+    model = ModelConfig(settings.model, splits.in_shape, splits.classes, settings.width, options=named)
     build(model, seed=0)
-    code = code_digest(settings.model) if ":" in settings.model else ""
-    return Material(model, target, splits, epoch_of(splits, settings.training(1.0, 0)), None, code), places
+    code = code_digest(settings.model) if ":" in settings.model and library is None else ""
+    epoch = epoch_of(splits, settings.training(1.0, 0), settings.held_out)
+    return Material(model, target, splits, epoch, None, code), places
 
 
 @dataclass(frozen=True, eq=False)
 class Kit:
     """Stages of one study."""
 
-    settings: Settings
+    settings: RecipeSettings
     material: Material
 
     def new(self, seed: int) -> Stage:
@@ -53,12 +61,13 @@ class Kit:
 
     def train(self, parent: Stage, epochs: float, seed: int, label: str, data: Images | None = None) -> Stage:
         """Train what `parent` leaves, on the target unless said otherwise."""
-        config = Train(data or self.material.target, self.settings.training(epochs, seed), self.settings.numerics)
+        target, held = (self.material.target, self.settings.held_out) if data is None else (data, 0)
+        config = Train(target, self.settings.training(epochs, seed), self.settings.numerics, held)
         return Stage(config, {"model": parent}, label)
 
-    def validate(self, parent: Stage, label: str) -> Stage:
-        """The validation accuracy of what `parent` leaves."""
-        return Stage(Validate(self.material.target, self.settings.numerics), {"model": parent}, label)
+    def validate(self, parent: Stage, label: str, recalibrate: int = 0) -> Stage:
+        """The validation accuracy of what `parent` leaves; with its batch norms taken anew on so many images."""
+        return Stage(Validate(self.material.target, self.settings.numerics, recalibrate), {"model": parent}, label)
 
     def steps(
         self, start: Stage, cut: Cut | None, epochs: Sequence[float], seed: int, name: str, first: int = 0
@@ -71,11 +80,8 @@ class Kit:
         made: list[Step] = []
         model = start
         for number, length in enumerate(epochs, start=first):
-            where = f"{name}, round {number + 1}, seed {seed}"
-            gone = cut(model, number) if cut is not None else None
-            after = self.validate(gone, f"validation right after the cut: {where}") if gone is not None else None
-            model = self.train(gone or model, length, seed + 7919 * number, f"training {where}")
-            made.append(Step(gone, after, model, self.validate(model, f"validation: {where}")))
+            made.append(self.step(cut(model, number) if cut else None, model, length, seed, name, number))
+            model = made[-1].trained
         return tuple(made)
 
     def chain(self, arm: Arm, seed: int, start: Stage, steps: tuple[Step, ...], total: int | None = None) -> Chain:
@@ -89,25 +95,61 @@ class Kit:
         timed = Stage(Time(target, numerics), {"model": network}, f"timing {where}")
         return Chain(arm, seed, start, steps, tested, timed, total)
 
-    def dense_for(self, seed: int, budget: str, total: int, finished: Finished) -> Chain:
-        """The dense control of equal compute: one training from new weights, for all of `total`."""
-        start = self.new(seed)
-        epochs = stretched_epochs(total, 0, finished[start.spec].result["network"]["macs"], self.material.epoch)
-        arm = Arm("untrained", "", "dense", budget, EQUAL_COMPUTE)
-        return self.chain(arm, seed, start, self.steps(start, None, [epochs], seed, "dense network"), total)
+    def prune(self, name: str, share: float, seed: int) -> Prune:
+        """The config of a cut by the method of that name to `share` of the dense MACs, one ranking over all groups."""
+        s = self.settings
+        config = Prune(self.material.target, method(name), share, seed, s.numerics, "global", s.round_to)
+        return replace(config, min_channels=s.min_channels, score_images=s.score_images, hold_out=s.held_out)
 
-    def stretched(self, chain: Chain, total: int, finished: Finished) -> Chain:
-        """`chain` under equal compute: its last training is as long as what is left of `total` allows.
+    def random_like(self, like: Chain, lengths: Sequence[float], warm: int = 0) -> Chain:
+        """The same counts as `like` in every round, channels drawn at random. warm: rounds that cut nothing."""
+        before = like.steps[:warm]
+        begin = before[-1].trained if before else like.start
+        steps = self.steps(
+            begin, self.random_cut(like), lengths[warm:], like.seed, f"random channels for {like.arm.name}", warm
+        )
+        return self.chain(replace(like.arm, control="random-widths"), like.seed, like.start, (*before, *steps))
 
-        Raises ConfigError where that is not one step.
-        """
-        *before, last = chain.steps
-        gone = spent(chain, finished, before)
-        scored = finished[last.cut.spec].result.get("scoring_macs", 0) if last.cut is not None else 0
-        macs = finished[last.trained.spec].result["network"]["macs"]
-        epochs = stretched_epochs(total, gone.total + scored, macs, self.material.epoch)
-        old = last.trained
-        model = Stage(replace(old.config, training=replace(old.config.training, epochs=epochs)), old.parents, old.label)
-        longer = Step(last.cut, last.after_cut, model, self.validate(model, last.checked.label))
-        arm = replace(chain.arm, fairness=EQUAL_COMPUTE)
-        return self.chain(arm, chain.seed, chain.start, (*before, longer), total)
+    def random_cut(self, like: Chain) -> Cut:
+        """Random channels, as many as `like` kept in the same round."""
+        config = RandomWidths(self.material.target, like.seed, self.settings.numerics)
+
+        def cut(model: Stage, number: int) -> Stage:
+            theirs = like.steps[number].cut
+            assert theirs is not None, "it cuts where the other one cuts"
+            return Stage(config, {"model": model, "like": theirs}, f"random channels, round {number + 1}")
+
+        return cut
+
+    def reinitialised(self, like: Chain) -> tuple[Arm, Stage]:
+        """The control that has the last shape of `like` with new weights: its arm and its start."""
+        arm = replace(like.arm, start="untrained", control="reinitialised", source_counted=True)
+        label = f"new weights at the widths of {like.arm.start_name} {like.arm.name}, seed {like.seed}"
+        return arm, Stage(Reinitialise(like.seed), {"model": like.network}, label)
+
+    def uniform(self, budget: str, seed: int, share: float) -> tuple[Arm, Stage]:
+        """The control of uniform width from new weights, at so many of the dense MACs: its arm and its start."""
+        m = self.material
+        config = Uniform(m.model, m.target, share, seed, m.code)
+        arm = Arm("untrained", "", "uniform-new", budget, EQUAL_EPOCHS)
+        return arm, Stage(config, {"dense": self.new(seed)}, f"uniform width, seed {seed}")
+
+    def one_training(self, arm: Arm, seed: int, start: Stage, epochs: float) -> Chain:
+        """A network that is trained once and never cut."""
+        return self.chain(arm, seed, start, self.steps(start, None, [epochs], seed, f"{arm.start_name} {arm.name}"))
+
+    def spending_all(self, arm: Arm, seed: int, start: Stage, macs: int, total: int) -> Chain:
+        """The same under equal compute: one training from new weights, for all of `total`. macs: of one image."""
+        epochs = stretched_epochs(total, 0, macs, self.material.epoch)
+        return replace(self.one_training(replace(arm, fairness=EQUAL_COMPUTE), seed, start, epochs), total=total)
+
+    def step(
+        self, cut: Stage | None, model: Stage, epochs: float, seed: int, name: str, number: int, look: bool = True
+    ) -> Step:
+        """One round: look right after the cut (unless its weights are new), train, look again."""
+        where, images = f"{name}, round {number + 1}, seed {seed}", self.settings.score_images
+        seen = cut if look else None
+        after = self.validate(seen, f"validation right after the cut: {where}") if seen is not None else None
+        again = self.validate(seen, f"validation, norms recalibrated: {where}", images) if seen is not None else None
+        trained = self.train(cut or model, epochs, seed + 7919 * number, f"training {where}")
+        return Step(cut, after, again, trained, self.validate(trained, f"validation: {where}"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torchbonsai.core.units import human
+from torchbonsai.study.recipes.equal import SHARES, Removed, mean
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.statistics import Interval, paired
 
@@ -32,3 +33,10 @@ def points(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return f"{mean} ({interval.kind})"
     return f"{mean} [{interval.low * 100:+.2f}, {interval.high * 100:+.2f}] ({interval.kind})"
+
+
+def shares(found: Mapping[int, Removed]) -> str:
+    """What an arm lost at equal accuracy, mean over seeds; how many seeds never reached it."""
+    never = sum(r.point is None for r in found.values())
+    parts = [f"{mean(found, what):.0%} of the {NAMES.get(what, what)}" for what in SHARES]
+    return ", ".join(parts) + (f" (nothing in {never} of {len(found)} seeds, which never reached it)" if never else "")

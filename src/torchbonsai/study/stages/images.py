@@ -13,7 +13,7 @@ from torch import Tensor
 from torchbonsai.core.errors import DataError, message
 from torchbonsai.data.batches import Batch, batches, normalise
 from torchbonsai.data.load import DataConfig, load
-from torchbonsai.data.splits import Splits
+from torchbonsai.data.splits import Splits, TrainSplit
 from torchbonsai.study.fairness import Epoch
 from torchbonsai.training.config import TrainConfig
 
@@ -71,11 +71,22 @@ def example(splits: Splits) -> Tensor:
     return normalise(splits.train.x[:1], splits)
 
 
-def to_score_on(splits: Splits, limit: int) -> list[Batch]:
-    """Batches of at most `limit` training images, and of no others: scores see train."""
-    return batches(splits.train, splits, limit=limit)
+def to_score_on(splits: Splits, limit: int, hold_out: int = 0) -> list[Batch]:
+    """Batches of at most `limit` training images, and of no others: scores see train; if some are held out, those."""
+    train = splits.train
+    held = TrainSplit(train.x[-hold_out:], train.y[-hold_out:]) if hold_out else train
+    return batches(held, splits, limit=limit)
 
 
-def epoch_of(splits: Splits, training: TrainConfig) -> Epoch:
-    """One pass over the training split."""
-    return Epoch(len(splits.train), -(-len(splits.train) // training.batch_size))
+def without_held_out(splits: Splits, hold_out: int) -> Splits:
+    """The data set without the last `hold_out` training images. Raises DataError where none is left."""
+    if not hold_out:
+        return splits
+    count = max(0, len(splits.train) - hold_out)
+    return replace(splits, train=TrainSplit(splits.train.x[:count], splits.train.y[:count]))
+
+
+def epoch_of(splits: Splits, training: TrainConfig, hold_out: int = 0) -> Epoch:
+    """One pass over the training split, less what is held out."""
+    images = len(without_held_out(splits, hold_out).train)
+    return Epoch(images, -(-images // training.batch_size))

@@ -10,7 +10,7 @@ from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
-from torchbonsai.selection.budget import Budget, ceiling
+from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.methods import Method, criterion_of, needs_images, passes_of
 from torchbonsai.study.numerics import Numerics
@@ -24,7 +24,8 @@ from torchbonsai.study.stages.outliers import Given, nothing_outlying, outlying
 class Prune:
     """Cut the parent "model" to `share` of the dense network's MACs (or what `of` says), however often it was cut.
 
-    score_images: of the training split, where the method needs data. only: modules whose channels may go.
+    score_images: of the training split, where the method needs data; hold_out: of its so many last images, which were
+    not trained on. only: modules whose channels may go.
     """
 
     data: Images
@@ -32,12 +33,13 @@ class Prune:
     share: float
     seed: int
     numerics: Numerics
-    scope: Literal["global", "uniform"] = "global"
+    scope: Literal["global", "uniform", "knapsack"] = "global"
     round_to: int = 1
     min_channels: int = 1
     score_images: int = 1000
     of: Literal["macs", "params", "channels"] = "macs"
     only: tuple[str, ...] = ()
+    hold_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Trim:
     layers: int = 2
     min_channels: int = 2
     score_images: int = 1000
+    hold_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,12 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     network, module = taken(inputs["model"])
     splits = opened(config.data, context.places)
     criterion = criterion_of(config.method, config.seed)
-    batches = to_score_on(splits, config.score_images) if needs_images(criterion) else None
+    batches = to_score_on(splits, config.score_images, config.hold_out) if needs_images(criterion) else None
     module.to(config.numerics.device)
     result = cut(
         module,
         example(splits).to(config.numerics.device),
-        budget=Budget(**{config.of: _amount(config, network)}),  # type: ignore[arg-type]
+        budget=_budget(config, network),
         criterion=criterion,
         scope=config.scope,
         round_to=config.round_to,
@@ -87,15 +90,19 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
         batches=batches,
     )
     samples = sum(len(y) for _, y in batches or ())
-    return _left(network, result, passes_of(criterion, result.details) * scoring_macs(network.macs, samples))
+    scoring = passes_of(criterion, result.details) * scoring_macs(network.macs, samples)
+    return _left(network, result, scoring + scoring_macs(network.macs, result.details.get("example_passes", 0)))
 
 
-def _amount(config: Prune, network: Network) -> float | int:
-    """A share of the dense network's as a number of the network as it is; a share as it is of one never cut."""
+def _budget(config: Prune, network: Network) -> Budget:
+    """A share of the dense network's, said of the network as it is; one share of every layer as widths, exactly."""
     if network.plan is None:
-        return config.share
+        return Budget(**{config.of: config.share})  # type: ignore[arg-type]
+    if config.scope == "uniform" and config.of == "channels":
+        floor, part = config.min_channels, share(config.share)
+        return Budget(widths={n: max(min(floor, w), nearest(part, w)) for n, w in network.dense_widths.items()})
     dense = {"macs": network.dense_macs, "params": network.dense_params, "channels": sum(network.dense_widths.values())}
-    return max(1, ceiling(config.share, dense[config.of]))
+    return Budget(**{config.of: max(1, ceiling(config.share, dense[config.of]))})  # type: ignore[arg-type]
 
 
 @runs(Trim, "trim", version=1)
@@ -103,7 +110,7 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     """Score on training images, choose by layer, prove, cut, verify."""
     network, module = taken(inputs["model"])
     splits = opened(config.data, context.places)
-    batches = to_score_on(splits, config.score_images)
+    batches = to_score_on(splits, config.score_images, config.hold_out)
     module.to(config.numerics.device)
     image = example(splits).to(config.numerics.device)
     graph = restrict(trace(module, image), module, (), config.only or None)

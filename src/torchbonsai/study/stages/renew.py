@@ -13,7 +13,7 @@ from torchbonsai.training.policy import reinitialise, rewound
 
 @dataclass(frozen=True)
 class Reinitialise:
-    """The parent "model" with new weights at its widths, drawn from `seed`."""
+    """The parent "model" with new weights at its widths, drawn from `seed`. What its cut cost and proved goes along."""
 
     seed: int
 
@@ -28,7 +28,9 @@ def anew(config: Reinitialise, inputs: Inputs, context: Context) -> Output:
     """The factory at the new widths where it takes them, else every module's reset_parameters()."""
     network, module = taken(inputs["model"])
     how = reinitialise(module, network.model, list(network.widths.values()), config.seed)
-    return left(replace(network, remade=how), module)
+    before = inputs["model"].result
+    carried = {what: before[what] for what in ("verification", "scoring_macs") if what in before}
+    return left(replace(network, remade=how), module, **carried)
 
 
 @runs(Rewind, "rewind", version=1)

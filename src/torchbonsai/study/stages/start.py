@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchbonsai.core.errors import BudgetError, DataError, message
+from torchbonsai.core.errors import BudgetError, ConfigError, DataError, message
 from torchbonsai.criteria.random import Random
 from torchbonsai.models.build import ModelConfig, build, takes_width
+from torchbonsai.models.sources import library_of
 from torchbonsai.pruning.prune import prune
 from torchbonsai.selection.budget import Budget
 from torchbonsai.study.stage import Context, Inputs, Output, runs
@@ -44,6 +45,15 @@ class Checkpoint:
     seed: int
     digest: str
     code: str = ""
+
+
+@dataclass(frozen=True)
+class LibraryWeights:
+    """A network of a library (timm:, torchvision:, hf:) with the weights that its authors trained, and a fresh head."""
+
+    model: ModelConfig
+    data: Images
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,26 @@ def checkpoint(config: Checkpoint, inputs: Inputs, context: Context) -> Output:
     image = example(opened(config.data, context.places))
     network = with_classes(whole(config.model, module, image), module, config.model.classes)
     return left(network, module)
+
+
+@runs(LibraryWeights, "library-weights", version=1)
+def library_weights(config: LibraryWeights, inputs: Inputs, context: Context) -> Output:
+    """Downloaded, unless the library has them already. Raises ConfigError for a model that is of no library."""
+    found = library_of(config.model.name)
+    if found is None:
+        raise ConfigError(
+            message(
+                "weights of a library belong to a model of a library",
+                config.model.name,
+                "a model of the zoo, or a factory",
+                "name a data set or a checkpoint as the source, or a timm:, torchvision: or hf: model",
+            )
+        )
+    library, name = found
+    module = library.pretrained(name)
+    image = example(opened(config.data, context.places))
+    fresh_head(module, config.model.classes, config.seed, image)
+    return left(whole(config.model, module, image), module)
 
 
 @runs(FreshHead, "fresh-head", version=1)

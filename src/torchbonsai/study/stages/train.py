@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -15,7 +16,7 @@ from torchbonsai.data.splits import Splits
 from torchbonsai.study.fairness import training_macs
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
-from torchbonsai.study.stages.images import Images, opened
+from torchbonsai.study.stages.images import Images, opened, without_held_out
 from torchbonsai.study.stages.network import left, taken
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.loop import fit
@@ -29,11 +30,15 @@ CHECKPOINT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Train:
-    """Train the parent "model" on the training split of `data`. training: precision and layout as in `numerics`."""
+    """Train the parent "model" on the training split of `data`. training: precision and layout as in `numerics`.
+
+    hold_out: so many images at the end of the split are not trained on, so that a criterion can score on them.
+    """
 
     data: Images
     training: TrainConfig
     numerics: Numerics
+    hold_out: int = 0
 
 
 @runs(Train, "train", version=1)
@@ -41,7 +46,8 @@ def train(config: Train, inputs: Inputs, context: Context) -> Output:
     """`training.loop.fit`, with a checkpoint beside the record so that a long run goes on where it stopped."""
     network, module = taken(inputs["model"])
     module.to(config.numerics.device)
-    history = _fit(module, opened(config.data, context.places), config.training, context)
+    splits = without_held_out(opened(config.data, context.places), config.hold_out)
+    history = fitted(module, splits, config.training, context)
     spent = {"samples": history.samples, "steps": history.steps}
     macs = training_macs(network.macs, history.samples)
     module.to("cpu")
@@ -49,13 +55,22 @@ def train(config: Train, inputs: Inputs, context: Context) -> Output:
     return Output(output.result, output.tensors, {"training_seconds": round(history.seconds, 3)})
 
 
-def _fit(module: nn.Module, splits: Splits, training: TrainConfig, context: Context) -> History:
+def fitted(
+    module: nn.Module,
+    splits: Splits,
+    training: TrainConfig,
+    context: Context,
+    after_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> History:
+    """`fit`, going on from the checkpoint in the stage's folder if there is one. after_epoch: called before the next
+    checkpoint is written."""
     path = context.folder / CHECKPOINT
     state = _read(path)
     last = monotonic()
 
     def on_epoch(report: EpochReport) -> None:
         nonlocal last
+        after_epoch(report)
         context.progress(report.epoch, training.epochs, f"training accuracy {report.train_accuracy:.0%}")
         if monotonic() - last > CHECKPOINT_SECONDS:
             write_atomic(path, safetensors.torch.save(state.state_dict()))

@@ -1,0 +1,76 @@
+"""The page of benchmarks/criteria_resnets.py, from its record."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+from _zoo_summary import processor
+from scipy.stats import t as student
+
+Setting = tuple[int, str, float]
+
+
+def page(record: dict[str, Any]) -> str:
+    """Markdown: a table a network, and whether random is the worst."""
+    values = gathered(record["cells"])
+    settings = sorted({key[:3] for key in values})
+    methods = list(dict.fromkeys(key[3] for key in values))
+    said = record["settings"]
+    lines = [
+        "# Criteria on the trained CIFAR-10 ResNets, before fine-tuning",
+        "",
+        f"`{record['command']}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. Python "
+        f"{platform.python_version()}, torch {torch.__version__}; {processor()}, {os.cpu_count()} cores, "
+        f"{said['threads']} threads.",
+        "",
+        f"Accuracy in % on one half of the test set ({said['told_on']} images); scores from {said['images']} images "
+        "of the other half, since the networks have memorised the training set. Cut: "
+        f"{', '.join(said['only']) or 'all groups'}. Intervals: 95 % by Student's t over the draws of calibration "
+        "images (random: over seeds) on one checkpoint; not over trainings. One value, no interval: the method needs "
+        f"no images. lfe: {said['masks']:g} masks a channel, precision {said['precision']}.",
+        "",
+        f"| network | scope | MACs removed | {' | '.join(methods)} |",
+        f"|---|---|---|{'---|' * len(methods)}",
+    ]
+    for depth, scope, gone in settings:
+        cells = [interval(values.get((depth, scope, gone, method), [])) for method in methods]
+        dense = record["dense"][str(depth)]
+        lines.append(f"| ResNet-{depth} ({100 * dense:.2f}) | {scope} | {gone:.0%} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *worst(values, settings, methods)]) + "\n"
+
+
+def gathered(cells: dict[str, Any]) -> dict[tuple[int, str, float, str], list[float]]:
+    """(depth, scope, removed, method) -> accuracies over draws."""
+    values: dict[tuple[int, str, float, str], list[float]] = {}
+    for name, cell in cells.items():
+        depth, method, _, scope, gone = name.split()
+        values.setdefault((int(depth), scope, float(gone), method), []).append(cell["accuracy"])
+    return values
+
+
+def interval(accuracies: list[float]) -> str:
+    """Mean ± half the interval."""
+    if not accuracies:
+        return "–"
+    mean, n = 100 * float(np.mean(accuracies)), len(accuracies)
+    if n == 1:
+        return f"{mean:.1f}"
+    half = 100 * float(np.std(accuracies, ddof=1)) / n**0.5 * float(student.ppf(0.975, n - 1))
+    return f"{mean:.1f} ± {half:.1f} (n={n})"
+
+
+def worst(values: dict[Any, list[float]], settings: list[Setting], methods: list[str]) -> list[str]:
+    """In how many settings each method has the lowest, and the highest, mean."""
+    lines = ["| method | worst of all in | best of all in | of settings |", "|---|---|---|---|"]
+    full = [s for s in settings if all((*s, m) in values for m in methods)]
+    means = {s: {m: float(np.mean(values[*s, m])) for m in methods} for s in full}
+    for method in methods:
+        low = sum(min(row, key=row.__getitem__) == method for row in means.values())
+        high = sum(max(row, key=row.__getitem__) == method for row in means.values())
+        lines.append(f"| {method} | {low} | {high} | {len(full)} |")
+    return lines

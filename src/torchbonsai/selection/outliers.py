@@ -1,0 +1,30 @@
+"""The outlier rule: in every group, the channels whose scores lie far below the others'.
+
+Hu et al., Network Trimming (arXiv 1607.03250) cut the neurons of a layer whose APoZ is more than one standard deviation
+above the layer's mean, as secondary sources give it; with scores of 1 − APoZ that is below mean − 1 · std.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchbonsai.graph.channel_graph import ChannelGraph, Ints
+from torchbonsai.selection.ladder import Floats
+
+_ROUNDING = 1e-12
+
+
+def without_outliers(graph: ChannelGraph, scores: Floats, deviations: float, least: Ints, round_to: Ints) -> Ints:
+    """(n_groups,) how many channels each group keeps when those below mean − `deviations` · std go.
+
+    scores: (n_atoms,) as the criterion gave them; std: of the whole group (divided by n). A width that is narrower than
+    the group is rounded down to a multiple of `round_to` (n_groups,), but not below `least` (n_groups,). Scores that
+    are equal but for rounding are no outliers.
+    """
+    widths = []
+    for g, floor, multiple in zip(graph.groups, least.tolist(), round_to.tolist(), strict=True):
+        mine = scores[g.offset : g.offset + g.size]
+        limit = mine.mean() - deviations * mine.std() - _ROUNDING * np.abs(mine).max()
+        stay = int((mine >= limit).sum())
+        widths.append(g.size if stay == g.size else max(floor, stay // multiple * multiple))
+    return np.array(widths, dtype=np.int64)

@@ -1,0 +1,130 @@
+"""The Bonsai Hypothesis (Ito, Nakano, Kasagi; AIAI 2022): prune an untrained network, not a trained one.
+
+The method section
+1. Two starts: random weights, and the same network trained on the target set.
+2. Both alike: train a while, score every channel, remove a share of those that are left, go on with the inherited
+   weights, and again.
+3. Compare how many channels each start has lost where their accuracies are equal.
+
+The claim is comparative, so any importance measure that is applied identically to both starts tests it; it is run with
+three. Controls: random channels with the same counts in every round, the last shape retrained from new weights, the
+dense network from both starts trained in the same rounds, uniform width from new weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
+from torchbonsai.study.methods import method
+from torchbonsai.study.recipes.equal import by_seed, common_levels, difference, kept_by_layer
+from torchbonsai.study.recipes.iterative import Iterative
+from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.settings import RoundSettings
+from torchbonsai.study.recipes.words import points, shares
+from torchbonsai.study.record import RunRecord
+from torchbonsai.study.settings import Settings, once, share_of, wrong
+from torchbonsai.study.stage import Stage
+
+
+@dataclass(frozen=True)
+class BonsaiHypothesis(RoundSettings):
+    """Interleave training and channel removal, from an untrained and from a trained start; what is left at equal
+    accuracy?
+
+    The paper's: the two starts, one simple algorithm applied to both, VGG16 on CIFAR-10 and CIFAR-100, and the claim.
+    Ours: everything else, for only the abstract could be read: the importance measures, the share of channels that
+    goes in a round, all lengths and training settings, the tolerance, VGG16 with batch norm, controls and fairness.
+
+    Attributes:
+        methods: What scores; the finding is told for each. Names as in `bonsai compare`.
+        budget: Channels to keep after the last round (4x: a quarter); every round removes the same share of what is
+            left, in one ranking over all layers.
+        tolerance: Equal accuracy: at most so much below the worse of the dense networks (0.01 is a point).
+    """
+
+    model: str = "vgg16_bn"
+    data: str = "cifar10"
+    out: str = "bonsai-out/bonsai-hypothesis"
+    augment: tuple[str, ...] = ("crop", "flip")
+    start_epochs: float = 40.0
+    rounds: int = 8
+    round_epochs: float = 5.0
+    methods: tuple[str, ...] = ("l2", "bn-scale", "taylor")
+    budget: str = "4x"
+    tolerance: float = 0.01
+
+    lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
+    numbers: ClassVar[tuple[str, ...]] = ("tolerance", *RoundSettings.numbers)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a method or a budget that is none, or a tolerance outside [0, 1)."""
+        super().__post_init__()
+        once("methods", self.methods)
+        for name in self.methods:
+            method(name)
+        share_of(self.budget)
+        if not 0 <= self.tolerance < 1:
+            raise wrong("tolerance must be within [0, 1)", str(self.tolerance))
+
+
+class Recipe(Iterative):
+    """The arms of the bonsai hypothesis."""
+
+    name: ClassVar[str] = "bonsai-hypothesis"
+    config: ClassVar[type[BonsaiHypothesis]] = BonsaiHypothesis
+    method: ClassVar[str] = (
+        "Ito, Nakano, Kasagi: The Bonsai Hypothesis, AIAI 2022. The paper's: pruning from an untrained and from a "
+        "trained start by one and the same simple algorithm, VGG16, CIFAR-10 and CIFAR-100, and the claim that the "
+        "untrained start loses more channels. Only its abstract could be read. Ours: the importance measures, the "
+        "share of channels that goes in a round, the training between rounds, when accuracies count as equal, batch "
+        "norm in the network, all controls, both fairnesses."
+    )
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Several importance measures, since the paper's is not known."""
+        return tuple(self.settings.methods)
+
+    @property
+    def before(self) -> tuple[float, ...]:
+        """Both starts are trained for a round before the first cut."""
+        return (self.settings.round_epochs,)
+
+    def starts(self, kit: Kit, seed: int) -> dict[str, Stage]:
+        """Step 1: the same random weights, untrained and trained."""
+        new = kit.new(seed)
+        trained = kit.train(new, self.settings.start_epochs, seed, f"dense network, seed {seed}")
+        return {"untrained": new, "trained": trained}
+
+    def cut(self, kit: Kit, method: str, seed: int, model: Stage, number: int) -> Stage:
+        """Step 2: a share of the channels that are left goes, those that score lowest."""
+        share = share_of(self.settings.budget) ** ((number + 1) / self.settings.rounds)
+        config = replace(kit.prune(method, share, seed), of="channels")
+        return Stage(config, {"model": model}, f"{method}, round {number + 1}, seed {seed}")
+
+    def sentences(self, records: Sequence[RunRecord]) -> list[str]:
+        """Step 3, for every measure under each fairness: in total and by layer."""
+        return [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+
+    def _found(self, records: Sequence[RunRecord], fairness: str, name: str) -> Iterator[str]:
+        here = [r for r in records if r.arm.fairness == fairness]
+        if not here:
+            return
+        levels = common_levels(here, self.settings.tolerance)
+        own = [r for r in here if (r.arm.method, r.arm.control) == (name, "")]
+        untrained, trained = (by_seed([r for r in own if r.arm.start == s], levels) for s in ("untrained", "trained"))
+        gap = difference(untrained, trained, "channels")
+        level = sum(levels.values()) / len(levels)
+        yield (
+            f"{name} under {fairness}: at equal accuracy (validation, {level:.1%} on average: at most "
+            f"{self.settings.tolerance * 100:g} points below the worse dense network of the seed) the untrained start "
+            f"had lost {shares(untrained)}; the trained start {shares(trained)}. Channels, untrained minus trained: "
+            f"{points(gap)}."
+        )
+        dense = own[0].dense_widths
+        left, right = kept_by_layer(untrained, dense), kept_by_layer(trained, dense)
+        layers = ", ".join(f"{layer} {left[layer]:.0f} / {right[layer]:.0f} of {dense[layer]}" for layer in dense)
+        yield f"{name} under {fairness}, channels left by layer at equal accuracy, untrained / trained: {layers}."

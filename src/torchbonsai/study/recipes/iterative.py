@@ -1,0 +1,170 @@
+"""What recipes that cut and train in rounds have in common: the arms, their controls, both fairnesses.
+
+    start ─ [train ─] cut ─ train ─ cut ─ train … ─ test
+                      └ validation after every cut and every training
+
+Controls: random channels with the same counts in every round; the last shape with new weights; uniform width from new
+weights at the same MACs; the dense network trained in the same rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+from torchbonsai.study.arms import EQUAL_EPOCHS, Material
+from torchbonsai.study.fairness import costliest
+from torchbonsai.study.recipes.chain import Chain, Draft, spent
+from torchbonsai.study.recipes.kit import Cut, Kit, look_at
+from torchbonsai.study.recipes.longer import longer
+from torchbonsai.study.record import Arm
+from torchbonsai.study.runs import Finished
+from torchbonsai.study.stage import Stage
+
+
+class Iterative:
+    """A recipe in rounds. Subclasses say what starts, what cuts, and what was found."""
+
+    name: ClassVar[str]
+    method: ClassVar[str]
+    config: ClassVar[type[Any]]
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    # ------------------------------------------------------------------ what a recipe says
+    def look(self, settings: Any) -> tuple[Material, dict[str, str]]:
+        """The model and the data."""
+        return look_at(settings)
+
+    def more_data(self, kit: Kit) -> dict[str, str]:
+        """Nothing beside the target."""
+        return {}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of what scores."""
+        raise NotImplementedError
+
+    @property
+    def reached(self) -> str:
+        """What stands in the column of budgets."""
+        return str(self.settings.budget)
+
+    @property
+    def before(self) -> tuple[float, ...]:
+        """Epochs of the trainings before the first cut, in every arm."""
+        return ()
+
+    def starts(self, kit: Kit, seed: int) -> dict[str, Stage]:
+        """Name of a start -> the network that it is."""
+        raise NotImplementedError
+
+    def cut(self, kit: Kit, method: str, seed: int, model: Stage, number: int) -> Stage:
+        """The stage that cuts `model` in round `number`, counted from 0 without those that cut nothing."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the arms
+    def chains(self, kit: Kit, finished: Finished) -> Sequence[Chain | Draft]:
+        """The arms, random channels and the dense networks first; then what follows from widths and from costs."""
+        pruned = [
+            self._pruned(kit, self._arm(kit, start, method), begin, seed, self._lengths())
+            for seed in self.settings.seeds
+            for start, begin in self.starts(kit, seed).items()
+            for method in self.methods
+        ]
+        first = [*pruned, *(self._random(kit, c) for c in pruned if c.arm.method != "random"), *self._dense(kit)]
+        if not _done(first, finished):
+            return first
+        equal = first + self._from_new(kit, pruned, finished)
+        if not self.settings.equal_compute or not _done(equal, finished):
+            return equal
+        return [*equal, *self._equal_compute(kit, pruned, equal, finished)]
+
+    def _arm(self, kit: Kit, start: str, method: str = "", control: str = "") -> Arm:
+        """Under equal epochs. What was trained elsewhere, of a checkpoint or a library, is never counted."""
+        free = start == "pretrained" and (kit.material.source is None or kit.material.source.data is None)
+        return Arm(start, method, control, self.reached, EQUAL_EPOCHS, source_counted=not free)
+
+    def _lengths(self) -> list[float]:
+        return [*self.before, *[self.settings.round_epochs] * self.settings.rounds]
+
+    def _pruned(self, kit: Kit, arm: Arm, start: Stage, seed: int, lengths: Sequence[float]) -> Chain:
+        warm = len(self.before)
+        before = kit.steps(start, None, lengths[:warm], seed, f"{arm.start_name} dense")
+        begin = before[-1].trained if before else start
+        cut = partial(self.cut, kit, arm.method, seed)
+        steps = kit.steps(
+            begin, lambda m, n: cut(m, n - warm), lengths[warm:], seed, f"{arm.start_name} {arm.method}", warm
+        )
+        return kit.chain(arm, seed, start, (*before, *steps))
+
+    def _random(self, kit: Kit, like: Chain) -> Chain:
+        return kit.random_like(like, self._lengths(), len(self.before))
+
+    def _dense(self, kit: Kit) -> list[Chain]:
+        """The dense network from every start, trained in the same rounds."""
+        return [
+            kit.chain(
+                self._arm(kit, name, control="dense"),
+                seed,
+                start,
+                kit.steps(start, None, self._lengths(), seed, f"{name} dense"),
+            )
+            for seed in self.settings.seeds
+            for name, start in self.starts(kit, seed).items()
+        ]
+
+    def _from_new(self, kit: Kit, pruned: Sequence[Chain], finished: Finished) -> list[Chain]:
+        """The last shapes with new weights, and a uniform width at the MACs of the seed's first arm."""
+        length = sum(self._lengths())
+        made = [kit.one_training(arm, c.seed, start, length) for c in pruned for arm, start in [kit.reinitialised(c)]]
+        for seed in self.settings.seeds:
+            like = finished[next(c for c in pruned if c.seed == seed).network.spec].result["network"]
+            arm, start = kit.uniform(self.reached, seed, like["macs"] / like["dense_macs"])
+            made.append(kit.one_training(arm, seed, start, length))
+        return made
+
+    # ------------------------------------------------------------------ equal compute
+    def _equal_compute(
+        self, kit: Kit, pruned: Sequence[Chain], equal: Sequence[Chain], finished: Finished
+    ) -> list[Chain | Draft]:
+        """Every arm with the training MACs of the costliest; the dense control has no say in that total."""
+        total = costliest(spent(c, finished) for c in equal if c.arm.control != "dense")
+        chance = {(c.seed, replace(c.arm, control="")): c for c in equal if c.arm.control == "random-widths"}
+        found: list[Chain | Draft] = []
+        for like in pruned:
+            for counted in (True, False) if spent(like, finished).source else (like.arm.source_counted,):
+                own = longer(kit, like, self._of_round(kit, like), total, finished, counted)
+                found.append(own)
+                follower = chance.get((like.seed, like.arm))
+                if follower is not None and isinstance(own, Chain):
+                    found.append(longer(kit, follower, kit.random_cut(own), total, finished, counted))
+        if not all(isinstance(c, Chain) for c in found) or not _done(found, finished):
+            return found
+        return [*found, *self._spending_all(kit, [c for c in found if isinstance(c, Chain)], equal, total, finished)]
+
+    def _spending_all(
+        self, kit: Kit, found: Sequence[Chain], equal: Sequence[Chain], total: int, finished: Finished
+    ) -> list[Chain | Draft]:
+        """The controls from new weights, each one training for all of the total."""
+        own = {(c.seed, c.arm.start, c.arm.method): c for c in reversed(found) if c.arm.control == ""}
+        starts = [(c.seed, *kit.reinitialised(c), c.network) for c in own.values()]
+        starts += [(c.seed, c.arm, c.start, c.start) for c in equal if c.arm.control == "uniform-new"]
+        for seed in self.settings.seeds:
+            new = kit.new(seed)
+            starts.append((seed, self._arm(kit, "untrained", control="dense"), new, new))
+        return [
+            kit.spending_all(arm, seed, start, finished[sized.spec].result["network"]["macs"], total)
+            for seed, arm, start, sized in starts
+        ]
+
+    def _of_round(self, kit: Kit, like: Chain) -> Cut:
+        warm = len(self.before)
+        return lambda model, number: self.cut(kit, like.arm.method, like.seed, model, number - warm)
+
+
+def _done(chains: Sequence[Chain | Draft], finished: Finished) -> bool:
+    return all(chain.done(finished) for chain in chains)

@@ -1,0 +1,183 @@
+"""An Experimental Study of the Impact of Pre-training on the Pruning of a CNN (Hubens et al., APPIS 2020).
+
+The method section
+1. Two networks of one architecture: one pre-trained on a large source and fine-tuned on the target, one trained on the
+   target from random weights ("from scratch").
+2. Both are pruned alike, filter by filter, in rounds: a share of the filters of every layer goes, the rest is trained
+   on.
+3. Compare accuracy against parameters, and how far each can be pruned before it falls more than a tolerance below its
+   own dense accuracy.
+
+Controls: random channels with the same counts in every round, the last shapes retrained from new weights, uniform width
+from new weights, both dense networks trained in the same rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
+from torchbonsai.study.config import SOURCES
+from torchbonsai.study.look import source_of
+from torchbonsai.study.methods import method
+from torchbonsai.study.recipes.equal import Removed, by_seed, difference
+from torchbonsai.study.recipes.iterative import Iterative
+from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.recipes.settings import RoundSettings
+from torchbonsai.study.recipes.words import points, shares
+from torchbonsai.study.record import RunRecord
+from torchbonsai.study.settings import Settings, once, wrong
+from torchbonsai.study.stage import Stage
+from torchbonsai.study.stages.start import Checkpoint, FreshHead, LibraryWeights, NewWeights
+
+WEIGHTS = "weights"
+NAMES = {"pretrained": "the pre-trained network", "untrained": "the network from scratch"}
+
+
+@dataclass(frozen=True)
+class PretrainingImpact(RoundSettings):
+    """Prune a network that was pre-trained and fine-tuned, and one trained from scratch, alike: which loses more?
+
+    The paper's: the two networks, pruned the same way; VGG16 and MobileNet; CIFAR-10, CIFAR-100, SVHN, Caltech-101;
+    ImageNet as the source. Ours: everything else, for only the abstract could be read: filters by their L1 norm, a
+    tenth of every layer a round, the rounds, the tolerance, all training settings, controls and fairness; and a
+    smaller source, where no ImageNet weights are given.
+
+    Attributes:
+        source: Of the pretrained network: a data set, a checkpoint file, or `weights`: what the authors of the
+            library's model (timm:, torchvision:, hf:) trained. Default: the usual source of the data set.
+        source_epochs: Training on a source data set; default: as start_epochs.
+        start_epochs: Training on the target before the first cut: fine-tuning, or training from scratch.
+        share: Of the filters of every layer that are left, how many go in a round.
+        methods: What scores.
+        tolerance: How far validation accuracy may fall below that of the start's own dense network (0.01 is a point).
+    """
+
+    model: str = "vgg16_bn"
+    data: str = "cifar10"
+    out: str = "bonsai-out/pretraining-impact"
+    augment: tuple[str, ...] = ("crop", "flip")
+    source: str | None = None
+    source_epochs: float | None = None
+    start_epochs: float = 40.0
+    rounds: int = 12
+    round_epochs: float = 4.0
+    min_channels: int = 2
+    share: float = 0.1
+    methods: tuple[str, ...] = ("l1",)
+    tolerance: float = 0.01
+
+    lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
+    numbers: ClassVar[tuple[str, ...]] = ("source_epochs", "share", "tolerance", *RoundSettings.numbers)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a method that is none, or numbers outside their range."""
+        super().__post_init__()
+        once("methods", self.methods)
+        for name in self.methods:
+            method(name)
+        if not 0 < self.share < 1 or not 0 <= self.tolerance < 1:
+            raise wrong("share must be within (0, 1), tolerance within [0, 1)", f"{self.share}, {self.tolerance}")
+        if self.source == WEIGHTS and self.source_epochs is not None:
+            raise wrong("source_epochs needs a source that is trained here, a data set", f"source={WEIGHTS}")
+
+
+class Recipe(Iterative):
+    """The arms of the impact of pre-training."""
+
+    name: ClassVar[str] = "pretraining-impact"
+    config: ClassVar[type[PretrainingImpact]] = PretrainingImpact
+    method: ClassVar[str] = (
+        "Hubens, Mancas, Decombas, Gosselin, Preda, Zaharia: impact of pre-training on pruning, APPIS 2020, arXiv "
+        "2112.08227. The paper's: a network pre-trained on a large source (ImageNet) and fine-tuned against one "
+        "trained from scratch, both pruned the same way; VGG16 and MobileNet; CIFAR-10, CIFAR-100, SVHN, Caltech-101. "
+        "Only its abstract could be read. Ours: filters by L1 norm, the same share of every layer a round, rounds and "
+        "lengths, the tolerance and that it is counted from the start's own dense network trained in the same rounds, "
+        "all training settings, controls, fairness, and the source that is named here."
+    )
+
+    def look(self, settings: Any) -> tuple[Material, dict[str, str]]:
+        """The model, the data, and the source."""
+        material, places = look_at(settings)
+        if settings.source == WEIGHTS:
+            return replace(material, source=Source()), places
+        source, more = source_of(settings, material.model)
+        return replace(material, source=source), {**places, **more}
+
+    def more_data(self, kit: Kit) -> dict[str, str]:
+        """Where the pretrained network is from."""
+        name = self.settings.source or SOURCES[self.settings.data]
+        return {"pretrained_on": f"the library's own {WEIGHTS}" if name == WEIGHTS else name}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Filter norms, or what else was asked for."""
+        return tuple(self.settings.methods)
+
+    @property
+    def reached(self) -> str:
+        """How far the curve goes."""
+        return f"{self.settings.rounds}-rounds"
+
+    @property
+    def before(self) -> tuple[float, ...]:
+        """Step 1, its second half: fine-tuning, or training from scratch, for as long."""
+        return (self.settings.start_epochs,)
+
+    def starts(self, kit: Kit, seed: int) -> dict[str, Stage]:
+        """Step 1: pre-trained on the source, and random weights."""
+        return {"pretrained": self._pretrained(kit, seed), "untrained": kit.new(seed)}
+
+    def _pretrained(self, kit: Kit, seed: int) -> Stage:
+        m, source = kit.material, kit.material.source
+        assert source is not None, "looked at before"
+        if source.checkpoint:
+            config = Checkpoint(m.model, m.target, seed, source.checkpoint, m.code)
+            return Stage(config, label=f"checkpoint, seed {seed}")
+        if source.data is None:
+            return Stage(LibraryWeights(m.model, m.target, seed), label=f"the library's weights, seed {seed}")
+        new = NewWeights(replace(m.model, classes=source.classes), source.data, seed, m.code)
+        epochs = self.settings.source_epochs or self.settings.start_epochs
+        begun = Stage(new, label=f"new weights for the source, seed {seed}")
+        trained = kit.train(begun, epochs, seed, f"source training, seed {seed}", source.data)
+        return Stage(FreshHead(m.target, m.model.classes, seed), {"model": trained}, f"fresh head, seed {seed}")
+
+    def cut(self, kit: Kit, method: str, seed: int, model: Stage, number: int) -> Stage:
+        """Step 2: the same share of the filters of every layer."""
+        share = round((1 - self.settings.share) ** (number + 1), 9)
+        config = replace(kit.prune(method, share, seed), scope="uniform", of="channels")
+        return Stage(config, {"model": model}, f"{method}, round {number + 1}, seed {seed}")
+
+    def sentences(self, records: Sequence[RunRecord]) -> list[str]:
+        """Step 3, under each fairness."""
+        return [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+
+    def _found(self, records: Sequence[RunRecord], fairness: str, name: str) -> Iterator[str]:
+        for counted in (True, False):
+            here = [r for r in records if r.arm.fairness == fairness]
+            own = [r for r in here if (r.arm.method, r.arm.control) == (name, "")]
+            pretrained = [r for r in own if r.arm.start == "pretrained" and r.arm.source_counted == counted]
+            if not pretrained:
+                continue
+            scratch = [r for r in own if r.arm.start == "untrained"]
+            found = {
+                a[0].arm.start: by_seed(a, _levels(a, here, self.settings.tolerance)) for a in (pretrained, scratch)
+            }
+            yield self._sentence(f"{name} under {fairness}{'' if counted else ', source training free'}", found)
+
+    def _sentence(self, where: str, found: dict[str, dict[int, Removed]]) -> str:
+        told = "; ".join(f"{NAMES[start]} lost {shares(removed)}" for start, removed in found.items())
+        gap = difference(found["pretrained"], found["untrained"], "params")
+        return (
+            f"{where}: within {self.settings.tolerance * 100:g} points of validation accuracy of its own dense network "
+            f"{told}. Parameters lost, pre-trained minus from scratch: {points(gap)}."
+        )
+
+
+def _levels(arm: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float) -> dict[int, float]:
+    """Seed -> the accuracy of the dense network from the same start, or the seed's only one, less the tolerance."""
+    dense = [r for r in here if r.arm.control == "dense"]
+    own = {r.seed: r for r in dense} | {r.seed: r for r in dense if r.arm.start == arm[0].arm.start}
+    return {r.seed: own[r.seed].val_accuracy - tolerance for r in arm}

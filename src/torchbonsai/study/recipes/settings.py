@@ -1,0 +1,68 @@
+"""Settings that every recipe has, and those of recipes in rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torchbonsai.study.settings import Settings, wrong
+
+
+@dataclass(frozen=True)
+class RecipeSettings(Settings):
+    """Settings of a recipe.
+
+    Attributes:
+        width: A multiple of the model's widths, where its factory takes one: a smaller size for a small machine.
+        start_epochs: Training of the network that a trained start is.
+        min_channels: No group gets narrower than this.
+        equal_compute: Run all arms once more with the training MACs of the costliest, counted from random weights.
+    """
+
+    width: float = 1.0
+    start_epochs: float = 8.0
+    min_channels: int = 1
+    equal_compute: bool = True
+
+    numbers: ClassVar[tuple[str, ...]] = ("width", "start_epochs", *Settings.numbers)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers below one."""
+        super().__post_init__()
+        self.training(self.start_epochs, 0)
+        if self.min_channels < 1:
+            raise wrong("min_channels must be at least 1", str(self.min_channels))
+
+    @property
+    def held_out(self) -> int:
+        """Training images that no arm is trained on."""
+        return 0
+
+
+@dataclass(frozen=True)
+class RoundSettings(RecipeSettings):
+    """Settings of a recipe that cuts and trains in rounds.
+
+    Attributes:
+        rounds: Of cutting and training.
+        round_epochs: Training after each cut.
+        hold_out: So many training images are scored on and not trained on, in all arms. 0: score on training images.
+    """
+
+    rounds: int = 4
+    round_epochs: float = 2.0
+    hold_out: int = 0
+
+    numbers: ClassVar[tuple[str, ...]] = ("round_epochs", *RecipeSettings.numbers)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers below one."""
+        super().__post_init__()
+        self.training(self.round_epochs, 0)
+        if self.rounds < 1 or self.hold_out < 0:
+            raise wrong("rounds must be at least 1, hold_out at least 0", f"{self.rounds}, {self.hold_out}")
+
+    @property
+    def held_out(self) -> int:
+        """Training images that no arm is trained on."""
+        return self.hold_out

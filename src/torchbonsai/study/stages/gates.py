@@ -1,0 +1,131 @@
+"""Stages of pruning from scratch: gates learned on frozen weights, and widths by the rank of the gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.criteria.gate_saliency import GateSaliency
+from torchbonsai.data.batches import Batch, normalise
+from torchbonsai.data.splits import Splits
+from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.pruning.prune import prune, trace
+from torchbonsai.selection.budget import Budget
+from torchbonsai.study.fairness import scoring_macs
+from torchbonsai.study.numerics import Numerics
+from torchbonsai.study.stage import Context, Inputs, Output, runs
+from torchbonsai.study.stages.images import Images, example, opened
+from torchbonsai.study.stages.network import Network, left, taken
+from torchbonsai.study.stages.outliers import Given
+
+Order = Literal["rank", "shuffled", "drawn"]
+
+
+@dataclass(frozen=True)
+class LearnGates:
+    """Gates of every channel of the parent "model", whose weights stay frozen; see `GateSaliency`.
+
+    batch_size: images a step of the gates. images: of the training split.
+    """
+
+    data: Images
+    seed: int
+    numerics: Numerics
+    sparsity: float = 0.2
+    strength: float = 0.5
+    epochs: int = 10
+    lr: float = 0.01
+    batch_size: int = 128
+    images: int = 50000
+
+
+@dataclass(frozen=True)
+class ByGates:
+    """The parent "model", expanded or not, cut by the parent "gates" to `share` of the MACs of the parent "dense".
+
+    order: "rank": the largest gates of all layers stay. "shuffled", the control: the same gates, dealt out to the
+    channels of all layers at random. "drawn", the control: every layer's width drawn at random, scaled to the budget.
+    """
+
+    data: Images
+    share: float
+    seed: int
+    numerics: Numerics
+    order: Order = "rank"
+    min_channels: int = 2
+    round_to: int = 1
+
+
+@runs(LearnGates, "learn-gates", version=1)
+def learn(config: LearnGates, inputs: Inputs, context: Context) -> Output:
+    """The gates of each group as a tensor of its name, and what learning them cost."""
+    network, module = taken(inputs["model"])
+    splits = opened(config.data, context.places)
+    device = config.numerics.device
+    module.to(device)
+    graph = trace(module, example(splits).to(device))
+    batches = to_learn_on(splits, config.images, config.batch_size)
+    learner = GateSaliency(config.sparsity, config.strength, config.epochs, config.lr, seed=config.seed)
+    found = ScoringContext(graph, module, batches)
+    gates = found.resolve(learner)
+    samples = sum(len(y) for _, y in batches)
+    closed = torch.cat(list(gates.values())) == 0
+    result = {
+        "gates": len(closed),
+        "closed": int(closed.sum()),
+        "scoring_macs": found.details["forward_passes"] * scoring_macs(network.macs, samples),
+    }
+    return Output(result, {name: values.contiguous() for name, values in gates.items()})
+
+
+@runs(ByGates, "by-gates", version=1)
+def by_gates(config: ByGates, inputs: Inputs, context: Context) -> Output:
+    """One ranking over all layers, down to the budget; proved and verified as every cut is."""
+    network, module = taken(inputs["model"])
+    dense = Network.of(inputs["dense"])
+    splits = opened(config.data, context.places)
+    device = config.numerics.device
+    module.to(device)
+    image = example(splits).to(device)
+    scores = inputs["gates"].tensors() if "gates" in inputs else {}
+    scores = ordered(trace(module, image), scores, config.order, config.seed)
+    budget = Budget(macs=min(int(config.share * dense.macs), network.macs))
+    kept = {"round_to": config.round_to, "min_channels": config.min_channels}
+    result = prune(module, image, budget=budget, criterion=Given(scores), **kept)  # type: ignore[arg-type]
+    # The record's dense network is the unexpanded one, which the budget is of.
+    dense_cost = {"dense_macs": dense.macs, "dense_params": dense.params, "dense_widths": dense.widths}
+    small = replace(Network.cut(network, result), **dense_cost)  # type: ignore[arg-type]
+    check = result.verification
+    verification = {name: getattr(check, name) for name in ("exact", "max_rel_error", "dtype", "reason")}
+    learned = inputs["gates"].result["scoring_macs"] if "gates" in inputs else 0
+    return left(small, result.model.cpu(), verification=verification, scoring_macs=learned)
+
+
+def ordered(graph: ChannelGraph, gates: dict[str, Tensor], order: Order, seed: int) -> dict[str, Tensor]:
+    """{group: (n,) scores, higher = keep}: the gates, the gates shuffled over all layers, or drawn widths' scores.
+
+    drawn: every layer draws a share r in (0.1, 1]; channel j of n scores 1 - (j + 1) / (n r), so that a threshold
+    keeps widths in the proportion of r.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if order == "rank":
+        return gates
+    if order == "shuffled":
+        together = torch.cat([gates[g.name] for g in graph.groups])
+        dealt = together[torch.randperm(len(together), generator=generator)]
+        return dict(zip((g.name for g in graph.groups), dealt.split([g.size for g in graph.groups]), strict=True))
+    shares = 0.1 + 0.9 * (1 - torch.rand(len(graph.groups), generator=generator, dtype=torch.float64))
+    places = [torch.arange(1, g.size + 1, dtype=torch.float64) for g in graph.groups]
+    return {g.name: 1 - j / (g.size * r) for g, j, r in zip(graph.groups, places, shares, strict=True)}
+
+
+def to_learn_on(splits: Splits, images: int, batch_size: int) -> list[Batch]:
+    """Batches of the first `images` training images, of even size: a batch norm cannot train on one image."""
+    count = min(images, len(splits.train))
+    x, y = normalise(splits.train.x[:count], splits), splits.train.y[:count]
+    parts = -(-count // batch_size)
+    return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))

@@ -1,0 +1,114 @@
+"""The impact of pre-training: both networks pruned alike, from a source data set, a checkpoint, or a library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_recipes import arms, followed, of
+from torch import nn
+
+import torchbonsai as tb
+from torchbonsai.models.bonsai_small import bonsai_small
+from torchbonsai.models.build import ModelConfig, build
+from torchbonsai.models.libraries import LIBRARIES
+from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes.pretraining_impact import PretrainingImpact
+from torchbonsai.study.record import RunRecord
+
+SMALL = {
+    "model": "bonsai_small",
+    "augment": (),
+    "start_epochs": 2,
+    "rounds": 2,
+    "round_epochs": 1,
+    "share": 0.25,
+    "limit_train": 64,
+    "seeds": (3, 4, 5),
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunRecord]]:
+    out = tmp_path_factory.mktemp("pretraining")
+    return out, followed("pretraining-impact", out, **SMALL | {"equal_compute": False, "source_epochs": 1})
+
+
+def test_arms_and_controls(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    starts = ("pretrained", "untrained")
+    cut = {(s, "l1", control) for s in starts for control in ("", "random-widths")}
+    new = {("untrained", "l1", "reinitialised"), ("untrained", "", "uniform-new")}
+    assert arms(records, "equal-epochs") == cut | new | {(s, "", "dense") for s in starts}
+
+
+def test_every_layer_loses_the_same_share_in_every_round(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    for r in of(records, ""):
+        for point, share in zip(r.rounds, (1, 0.75, 0.5625), strict=True):
+            assert point.widths == {n: int(share * w + 0.5) for n, w in r.dense_widths.items()}
+        assert r.epochs == 4.0
+        assert (r.spent.source > 0) == (r.arm.start == "pretrained")
+
+
+def test_the_finding_has_an_interval_and_names_the_source(study: tuple[Path, list[RunRecord]]) -> None:
+    out, _ = study
+    about = read_study(out).about
+    assert about.data["pretrained_on"] == "fashion-source"
+    (sentence,) = about.sentences
+    assert "Parameters lost, pre-trained minus from scratch" in sentence
+    assert "n = 3" in sentence
+
+
+def test_a_checkpoint_s_training_is_free(tmp_path: Path) -> None:
+    network = build(ModelConfig("bonsai_small", (1, 14, 14), 7), seed=9)
+    torch.save(network.state_dict(), tmp_path / "source.pt")
+    settings = SMALL | {"source": str(tmp_path / "source.pt"), "seeds": (3,), "rounds": 1, "start_epochs": 1}
+    settings |= {"limit_train": 32}
+    records = followed("pretraining-impact", tmp_path / "out", **settings)
+    for r in (r for r in records if r.arm.start == "pretrained"):
+        assert not r.arm.source_counted
+        assert r.spent.source == 0
+    assert of(records, "", "equal-compute", start="pretrained")
+
+
+class Library:
+    """One network, with weights that its authors trained: all of them 0.01."""
+
+    classes_option = "num_classes"
+
+    def factory(self, name: str) -> object:
+        return lambda num_classes=11: bonsai_small((1, 14, 14), num_classes)
+
+    def pretrained(self, name: str) -> nn.Module:
+        network = bonsai_small((1, 14, 14), 11)
+        for p in network.parameters():
+            p.data.fill_(0.01)
+        return network
+
+    def structure(self, name: str) -> dict[str, object]:
+        return {}
+
+    def input_shape(self, name: str, model: nn.Module) -> None:
+        return None
+
+
+def test_a_library_s_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIBRARIES, "ours", Library())
+    settings = SMALL | {"model": "ours:small", "source": "weights", "seeds": (3,), "rounds": 1, "start_epochs": 1}
+    records = followed("pretraining-impact", tmp_path, **settings | {"equal_compute": False})
+    (pretrained,) = of(records, "", start="pretrained")
+    assert not pretrained.arm.source_counted
+    folder = tmp_path / "stages" / pretrained.stages["start"]
+    weights = load_file(folder / "tensors.safetensors")
+    same = [name for name, w in weights.items() if w.is_floating_point() and bool((w == 0.01).all())]
+    assert len(same) >= 4, "all but the fresh head and the statistics"
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(tb.ConfigError, match="share"):
+        PretrainingImpact(share=1.0)
+    with pytest.raises(tb.ConfigError, match="source_epochs"):
+        PretrainingImpact(source="weights", source_epochs=3)

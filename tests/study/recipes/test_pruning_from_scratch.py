@@ -1,0 +1,132 @@
+"""Pruning from scratch: gates on frozen weights, one set for many budgets, controls at equal MACs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_recipes import arms, followed, of
+
+import torchbonsai as tb
+from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes.pruning_from_scratch import PruningFromScratch
+from torchbonsai.study.record import RunRecord
+from torchbonsai.study.stages.gates import ordered
+from torchbonsai.study.table import counted
+
+SMALL = {
+    "model": "bonsai_small",
+    "augment": (),
+    "limit_train": 64,
+    "val_size": 50,
+    "start_epochs": 1,
+    "epochs": 2,
+    "gate_epochs": 2,
+    "gate_lr": 0.1,
+    "budgets": ("50%", "25%"),
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunRecord]]:
+    out = tmp_path_factory.mktemp("scratch")
+    return out, followed("pruning-from-scratch", out, **SMALL | {"equal_compute": False})
+
+
+def test_arms_and_controls_at_every_budget(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    small = {
+        ("untrained", "gates", ""),
+        ("trained", "gates", ""),
+        ("untrained", "gates", "shuffled"),
+        ("untrained", "", "drawn-widths"),
+        ("untrained", "", "uniform-new"),
+    }
+    dense = {("untrained", "", "dense")}
+    assert arms(records, "equal-epochs") == small | dense
+    assert arms(records, "scratch-b") == small
+    for budget in ("50%", "25%"):
+        assert len([r for r in records if r.arm.budget == budget]) == 5 + 5
+
+
+def test_budgets_are_of_the_unexpanded_network(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    (dense,) = of(records, "dense")
+    for r in (r for r in records if r.arm.control != "dense"):
+        assert (r.dense_macs, r.dense_params) == (dense.macs, dense.params)
+        share = 0.5 if r.arm.budget == "50%" else 0.25
+        assert share * 0.85 < r.macs / dense.macs <= share, r.arm
+    assert max(of(records, "drawn-widths")[0].widths.values()) > 8
+
+
+def test_one_set_of_gates_serves_all_budgets_and_weights_are_new(study: tuple[Path, list[RunRecord]]) -> None:
+    out, records = study
+    assert len(list((out / "stages").glob("learn-gates-*"))) == 2, "on random weights, and on trained ones"
+    for r in of(records, "") + of(records, "shuffled"):
+        assert r.remade.startswith("factory at widths"), "new weights at the widths that were found"
+        assert r.verification["exact"]
+    by_budget = {r.arm.budget: r for r in of(records, "", start="untrained")}
+    assert all(by_budget["25%"].widths[n] <= w for n, w in by_budget["50%"].widths.items()), "one ranking"
+
+
+def test_lengths_of_training(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    gates = of(records, "", start="untrained")[0]
+    expanded = gates.spent.scoring // (3 * 2 * 64)
+    assert 1.2 * gates.dense_macs < expanded < 1.7 * gates.dense_macs, "learning is counted, at the expanded width"
+    for r in records:
+        if r.arm.fairness == "equal-epochs":
+            assert r.epochs == 2.0
+        else:
+            assert r.epochs == pytest.approx(2.0 * r.dense_macs / r.macs, rel=1e-3)
+
+
+def test_gates_are_between_zero_and_one(study: tuple[Path, list[RunRecord]]) -> None:
+    out, _ = study
+    for folder in (out / "stages").glob("learn-gates-*"):
+        gates = torch.cat(list(load_file(folder / "tensors.safetensors").values()))
+        assert 0 <= gates.min() < gates.max() <= 1
+    assert len(read_study(out).about.sentences) == 2 * 2
+
+
+def test_equal_compute_and_searches_from_many_initialisations_and_along_one_run(tmp_path: Path) -> None:
+    settings = {"searches": 2, "checkpoints": 2, "start_epochs": 2, "epochs": 1, "budgets": ("50%",)}
+    records = followed("pruning-from-scratch", tmp_path, **SMALL | settings | {"scratch_b": False})
+    stretched = [r for r in records if r.arm.fairness == "equal-compute"]
+    assert len(stretched) == 6
+    (total,) = {r.total_macs_allowed for r in stretched}
+    assert total == max(r.spent.total for r in records if r.arm.fairness == "equal-epochs" and r.arm.control != "dense")
+    assert all(total - 3 * r.macs * 32 < counted(r) <= total for r in stretched)
+    found = {r.arm.start: r for r in records if r.arm.fairness == "diversity of widths"}
+    assert list(found) == ["init 1", "init 2", "checkpoint 0%", "checkpoint 50%", "checkpoint 100%"]
+    (own,) = of(records, "", start="untrained")
+    assert found["checkpoint 0%"].widths == own.widths, "the run begins with the network of the other arms"
+    assert [found[f"checkpoint {k}%"].spent.start for k in (0, 50, 100)] == [
+        k * of(records, "", start="trained")[0].spent.start // 2 for k in range(3)
+    ]
+    (sentence,) = (s for s in read_study(tmp_path).about.sentences if s.startswith("Widths at"))
+    assert "2 random initialisations: correlation" in sentence
+    assert "3 checkpoints of one run: correlation" in sentence
+
+
+def test_orders_of_gates() -> None:
+    graph = tb.trace(torch.nn.Sequential(*(torch.nn.Linear(40, 40) for _ in range(4))), torch.zeros(1, 40))
+    gates = {g.name: torch.linspace(k, k + 1, g.size) for k, g in enumerate(graph.groups)}
+    assert ordered(graph, gates, "rank", 0) is gates
+    shuffled = ordered(graph, gates, "shuffled", 0)
+    assert torch.equal(torch.cat(list(shuffled.values())).sort().values, torch.cat(list(gates.values())).sort().values)
+    assert not torch.equal(shuffled[graph.groups[0].name], gates[graph.groups[0].name])
+    drawn = ordered(graph, {}, "drawn", 1)
+    kept = torch.tensor([int((s >= 0.5).sum()) for s in drawn.values()])
+    wider = torch.tensor([int((s >= 0.25).sum()) for s in drawn.values()])
+    assert len(kept.unique()) > 1, "layers have widths of their own"
+    assert torch.allclose(wider / kept, torch.tensor(1.5), atol=0.2), "in proportion"
+
+
+def test_settings_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(tb.ConfigError, match="expand"):
+        PruningFromScratch(expand=0.5)
+    with pytest.raises(tb.ConfigError, match="budget"):
+        PruningFromScratch(budgets=("200%",))

@@ -1,0 +1,61 @@
+"""Linear filter ensembles as a recipe: held-out images, rounds to the budget, a fully connected network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_recipes import arms, followed, of
+
+from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes.linear_filter_ensembles import Recipe
+from torchbonsai.study.record import RunRecord
+
+SMALL = {
+    "model": "mlp",
+    "augment": (),
+    "width": 0.05,
+    "start_epochs": 2,
+    "rounds": 2,
+    "round_epochs": 1,
+    "hold_out": 32,
+    "methods": ("lfe", "l1"),
+    "budget": "4x",
+    "equal_compute": False,
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunRecord]]:
+    out = tmp_path_factory.mktemp("lfe")
+    return out, followed("linear-filter-ensembles", out, **SMALL)
+
+
+def test_arms_and_controls(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    methods = ("lfe", "l1")
+    cut = {("trained", m, control) for m in methods for control in ("", "random-widths")}
+    new = {("untrained", m, "reinitialised") for m in methods} | {("untrained", "", "uniform-new")}
+    assert arms(records, "equal-epochs") == cut | new | {("trained", "", "dense")}
+
+
+def test_images_that_are_scored_on_are_trained_on_by_no_arm(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    assert {r.samples for r in records if r.arm.fairness == "equal-epochs"} == {2 * (96 - 32)}
+    (lfe,) = of(records, "", method="lfe")
+    images_scored, forward = 32, lfe.dense_macs
+    neurons = sum(lfe.dense_widths.values())
+    assert lfe.spent.scoring >= 4 * neurons * images_scored * forward, "at least four masks a channel, each a pass"
+    assert of(records, "", method="l1")[0].spent.scoring == 0
+
+
+def test_the_budget_is_met_in_rounds(study: tuple[Path, list[RunRecord]]) -> None:
+    out, records = study
+    for r in of(records, ""):
+        first, second = r.rounds
+        assert first.macs <= 0.5 * r.dense_macs
+        assert 0.15 * r.dense_macs < second.macs <= 0.25 * r.dense_macs
+        assert r.verification["exact"]
+    about = read_study(out).about
+    assert "2001.08142" in about.method == Recipe.method
+    assert about.sentences[0].startswith("lfe under equal-epochs left")

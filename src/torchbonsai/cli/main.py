@@ -55,7 +55,8 @@ def usage() -> str:
 
 def _guarded(command: ModuleType, name: str, arguments: Sequence[str]) -> int:
     try:
-        parsed = tyro.cli(command.Arguments, prog=f"bonsai {name}", args=arguments)
+        every = (tyro.conf.CascadeSubcommandArgs,)  # options of a command may stand behind its subcommand, too
+        parsed = tyro.cli(command.Arguments, prog=f"bonsai {name}", args=arguments, config=every)
         return int(command.run(parsed))
     except PruningError as error:
         print(f"bonsai {name}: {error}", file=sys.stderr)

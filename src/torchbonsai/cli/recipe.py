@@ -26,7 +26,6 @@ else:
     ]
 
 
-@tyro.conf.configure(tyro.conf.ConsolidateSubcommandArgs)
 @dataclass(frozen=True)
 class Arguments:
     """Follow a paper's procedure by real training: its arms and their controls, under both fairnesses.

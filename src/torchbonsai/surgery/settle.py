@@ -83,6 +83,7 @@ class Settler:
             if proof.failure is None:
                 return Settled(graph, _with_inexact(followed, proof.inexact), small)
             self.follows = False
+        before = self.repairs.trusted()
         plan = replace(plan, edits=_merge(plan.edits, self.repairs.again(raw_keep(graph, kept))))
         small = apply(plan, self.model)
         proof = prove(graph, kept, small, self.example_inputs)
@@ -90,7 +91,7 @@ class Settler:
             if proof.failure is None:
                 return Settled(graph, _with_inexact(plan, proof.inexact), small)
             repaired = self._repair(graph, kept, plan, small, proof.failure)
-            if repaired is None and self.repairs.forget(proof.failure.modules):
+            if repaired is None and self.repairs.forget(before, proof.failure.modules):
                 return self.settle(graph, kept)
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))

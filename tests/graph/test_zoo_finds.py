@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 import torchbonsai as tb
+from torchbonsai.core.errors import BudgetError
+from torchbonsai.surgery import settle
 
 HALF = tb.Budget(channels=0.5)
 
@@ -165,8 +168,6 @@ class Blocks(nn.Sequential):
 
 def proofs_of(monkeypatch, net, x):
     """The result, and how many proofs it took."""
-    from torchbonsai.surgery import settle
-
     count, real = [], settle.prove
     monkeypatch.setattr(settle, "prove", lambda *args, **kwargs: count.append(1) or real(*args, **kwargs))
     return tb.prune(net, x, budget=HALF, criterion=tb.criteria.Random(seed=0)), len(count)
@@ -265,3 +266,31 @@ def test_an_error_without_words_freezes_with_its_kind_as_the_reason():
     graph = tb.trace(Asserting(), torch.randn(1, 3, 8, 8))
     assert not graph.groups
     assert any("AssertionError" in f.reason for f in graph.frozen)
+
+
+class Cascade(nn.Module):
+    """One line cuts several layers at one number of the module."""
+
+    def __init__(self, cut=6, width=12):
+        super().__init__()
+        self.cut, self.rest = cut, width - cut
+        self.layers = nn.ModuleList(nn.Conv2d(12, width, 1) for _ in range(3))
+        self.firsts = nn.ModuleList(nn.Conv2d(cut, 12, 1) for _ in range(3))
+        self.seconds = nn.ModuleList(nn.Conv2d(width - cut, 12, 1) for _ in range(3))
+
+    def forward(self, x):
+        for layer, one, two in zip(self.layers, self.firsts, self.seconds, strict=True):
+            first, second = torch.split(layer(x), [self.cut, self.rest], 1)
+            x = x + one(first) + two(second).relu()
+        return x
+
+
+def test_a_number_that_several_ops_of_one_module_share_settles_in_few_proofs(monkeypatch):
+    torch.manual_seed(0)
+    count, real = [], settle.prove
+    monkeypatch.setattr(settle, "prove", lambda *args, **kwargs: count.append(1) or real(*args, **kwargs))
+    with pytest.raises(BudgetError):  # three layers that keep what they keep, and one number: nothing can leave
+        tb.prune(
+            Blocks(Cascade(), Cascade(4)), torch.randn(1, 3, 8, 8), budget=HALF, criterion=tb.criteria.Random(seed=0)
+        )
+    assert len(count) < 150

@@ -9,6 +9,7 @@ from torch import nn
 import torchbonsai as tb
 from torchbonsai.core.errors import BudgetError
 from torchbonsai.surgery import settle
+from torchbonsai.testing import check_surgery
 
 HALF = tb.Budget(channels=0.5)
 
@@ -294,3 +295,25 @@ def test_a_number_that_several_ops_of_one_module_share_settles_in_few_proofs(mon
             Blocks(Cascade(), Cascade(4)), torch.randn(1, 3, 8, 8), budget=HALF, criterion=tb.criteria.Random(seed=0)
         )
     assert len(count) < 150
+
+
+class Table(nn.Module):
+    """A table of coordinates, a buffer of several axes, through linear layers to a factor for every channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.register_buffer("table", torch.randn(1, 3, 5, 2, generator=torch.Generator().manual_seed(0)))
+        self.inner, self.outer = nn.Linear(2, 6), nn.Linear(6, 8)
+
+    def forward(self, x):
+        told = self.outer(self.inner(self.table).relu()).flatten(0, 2)[7]
+        return self.head(self.stem(x).relu() * told[:, None, None])
+
+
+def test_axes_of_a_table_that_a_linear_layer_flattens_do_not_freeze_what_it_makes():
+    """Swin v2, ConViT: two axes of the buffer become one, and only the large pass took the third for itself."""
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    sizes = {g.name: g.size for g in tb.trace(Table(), x).groups}
+    assert (sizes["inner"], sizes["outer"]) == (6, 8)
+    check_surgery(Table(), x, shares=(0.5,), seeds=(0, 1))

@@ -317,3 +317,11 @@ def test_axes_of_a_table_that_a_linear_layer_flattens_do_not_freeze_what_it_make
     sizes = {g.name: g.size for g in tb.trace(Table(), x).groups}
     assert (sizes["inner"], sizes["outer"]) == (6, 8)
     check_surgery(Table(), x, shares=(0.5,), seeds=(0, 1))
+
+
+def test_one_place_of_an_axis_is_another_place_once_the_axis_is_shorter():
+    """The proof followed a select() without asking which channel it now reads."""
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    graph = tb.trace(Table(), x)
+    assert not [b for g in graph.groups for b in g.bindings if b.name == "table" and b.axis == 1]
+    assert {f.name for f in graph.frozen if "select" in f.reason} == {"table"}

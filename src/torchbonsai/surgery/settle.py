@@ -228,12 +228,16 @@ class Settler:
         return found
 
     def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
-        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
+        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them.
+
+        Where the op says which channels may not move, theirs come first.
+        """
         keep = raw_keep(graph, kept)
         labels = np.arange(keep.size) if window is None else _labels_before(failure, window)
+        labels = labels[~keep[labels]] if window != 0 or failure.fixed is None else failure.fixed
         untied = build(self._amended())  # what a failed hypothesis tied together is not to blame
         component = untied.evidence.solution.component
-        seen = np.unique(component[labels[~keep[labels]]])
+        seen = np.unique(component[labels])
         groups = [
             raw
             for g in untied.groups

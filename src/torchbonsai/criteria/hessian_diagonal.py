@@ -24,7 +24,7 @@ from torch import Tensor
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
-from torchbonsai.criteria.gated import GatedLoss
+from torchbonsai.criteria.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class HessianDiagonal:
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, of either sign. Raises PruningError where the loss has no gradient."""
-        loss, probes = GatedLoss(context), self._probes(context.graph.n_atoms)
+        sensitivity, probes = Sensitivity(context), self._probes(context.graph.n_atoms)
         context.details["forward_passes"] = 3 + 6 * len(probes)  # a gradient, and products with H, which go through it
 
         def diagonal(batch: Any) -> Tensor:
-            g = loss.gates()
-            (gradient,) = torch.autograd.grad(loss(g, batch), g, create_graph=True)
+            g = sensitivity.gates()
+            (gradient,) = torch.autograd.grad(sensitivity.loss(batch, g), g, create_graph=True)
             total = torch.zeros_like(g)
             for z in probes:
                 z = z.to(g)
@@ -62,12 +62,12 @@ class HessianDiagonal:
             return total if self.probes is None else total / len(probes)
 
         try:
-            found = loss.each(diagonal)
+            found = sensitivity.each(diagonal)
         except RuntimeError as error:
             if "derivative for" not in str(error):
                 raise
             raise _no_second_derivative(error) from error
-        return loss.scores("HessianDiagonal", torch.stack([share * d / 2 for share, d in found]).sum(0))
+        return sensitivity.scores("HessianDiagonal", torch.stack([share * d / 2 for share, d in found]).sum(0))
 
     def _probes(self, n: int) -> Tensor:
         """(how many, n) of −1 and 1, or the unit vectors."""

@@ -18,7 +18,9 @@ class Coordinates(nn.Module):
 
 def test_they_are_scored_by_the_table():
     x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    result = tb.prune(Coordinates(), x, budget=tb.Budget(widths={"table": 2}))
-    assert result.scores["table"].tolist() == [3.0, 1.0, 5.0]
+    graph = tb.trace(Coordinates(), x)
+    (table,) = (g.name for g in graph.groups if any(b.name == "table" for b in g.bindings))
+    result = tb.prune(Coordinates(), x, budget=tb.Budget(widths={table: 2}))
+    assert result.scores[table].tolist() == [3.0, 1.0, 5.0]
     assert result.plan.kept["table"][1].tolist() == [0, 2]
     assert result.verification.exact

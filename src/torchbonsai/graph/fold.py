@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from torchbonsai.graph.channel_graph import Inexact, Ints
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.labels import Shadow
 from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 
@@ -74,11 +76,13 @@ def folded(evidence: Evidence, followed: Sequence[Followed]) -> tuple[list[tuple
             _, factors = wanted.setdefault(key, (row, {}))
             factors[id(one.log)] = factors.get(id(one.log), 1.0) * one.factor
             tied.setdefault(key, []).append(one)
+    spoilt: dict[int, Followed] = {}
     unsure = {k for k, (row, factors) in wanted.items() if not _alike(evidence, row, factors)}
-    spoilt = [one for k in unsure for one in tied[k]]
-    unsure |= {k for k, ones in tied.items() if any(one in spoilt for one in ones)}
-    lost += spoilt
-    return [(row, next(iter(factors.values()))) for k, (row, factors) in wanted.items() if k not in unsure], lost
+    while new := {id(one): one for k in unsure for one in tied[k] if id(one) not in spoilt}:
+        spoilt |= new  # and with it all rows that it would have needed
+        unsure |= {k for k, ones in tied.items() if any(id(one) in new for one in ones)}
+    rows_left = [(row, next(iter(factors.values()))) for k, (row, factors) in wanted.items() if k not in unsure]
+    return rows_left, [*lost, *spoilt.values()]
 
 
 def _alike(evidence: Evidence, row: Rows, factors: dict[int, float]) -> bool:
@@ -108,7 +112,7 @@ def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
         if len(varying) != 1:
             return None
         which = varying[0]
-        if name in _COPIES or (name in _POWER and len(made.inputs) == 1):
+        if _copies(made, name) or (name in _POWER and len(made.inputs) == 1):
             continue
         rows = _rows_of(evidence, log, made, labels)
         if rows is None:
@@ -116,6 +120,11 @@ def _rows(evidence: Evidence, log: Log, index: int) -> list[Rows] | None:
         biases += rows
         if name not in _SUMS:
             return biases
+
+
+def _copies(made: OpRecord, name: str) -> bool:
+    """Does the op hand on what it reads, unrounded but for the precision of floats?"""
+    return name in _COPIES and all(a.is_floating_point for a in made.arguments if isinstance(a, torch.dtype))
 
 
 def _read_elsewhere(log: Log, maker: int, reader: int, labels: Ints) -> bool:
@@ -130,26 +139,41 @@ def _read_elsewhere(log: Log, maker: int, reader: int, labels: Ints) -> bool:
 def _rows_of(evidence: Evidence, log: Log, made: OpRecord, labels: Ints) -> list[Rows] | None:
     """Rows of the parameters by which an op makes `labels`, each label once.
 
-    Of a linear layer or a convolution, of a batch norm, or of a bias that is added.
+    Of a linear layer or a convolution, of a batch norm, or of a bias that is added. Only parameters are rescaled: a
+    buffer among them may be a table.
     """
     name = made.name.rpartition(".")[0]
-    affine = name in _SUMS or name.replace(".", "::") in BATCH_NORMS
-    if not affine and made.kind != "contraction":
+    norm = name.replace(".", "::") in BATCH_NORMS
+    if not norm and name not in _SUMS and made.kind != "contraction":
+        return None
+    still = made.arguments[1:3] if norm else [s for s in made.inputs if not s.dynamic]  # a norm: weight and bias
+    leaves = dict.fromkeys(s.leaf for s in still if isinstance(s, Shadow))
+    if not evidence.parameters.issuperset(leaves) or (norm and made.arguments[1] is None):
         return None
     output = next((f.labels for f in made.outputs[0] if len(f.axes) == 1), np.zeros(0, np.int64))
     positions = np.flatnonzero(np.isin(output, labels))
     if np.unique(output).size != output.size or positions.size != np.unique(labels).size:
         return None
     found = []
-    for leaf in dict.fromkeys(s.leaf for s in made.inputs if s.leaf in evidence.parameters):
-        rows = _rows_along(evidence, str(leaf), output, positions)
-        reads = sum(s.leaf == leaf for r in log.records if r.kind != "layout" for s in r.inputs)
-        if rows is None or reads != 1:
+    for leaf in map(str, leaves):
+        rows = _rows_along(evidence, leaf, output, positions)
+        if rows is None or sum(_reads(r, leaf) for r in log.records) != 1 or _returns(evidence, log, leaf):
             return None
         found.append(rows)
-    makes = affine or any("produces" in evidence.roles.get((r.name, r.axis), ()) for r in found)
-    plain = all(s.leaf is not None or s.dynamic for s in made.inputs)
-    return found if found and makes and plain else None
+    makes = norm or name in _SUMS or any("produces" in evidence.roles.get((r.name, r.axis), ()) for r in found)
+    return found if found and makes else None
+
+
+def _reads(record: OpRecord, leaf: str) -> int:
+    """How often an op reads a parameter; ops that only give it another shape do not."""
+    if record.kind == "layout" and all(s.leaf == leaf for s in record.made):
+        return 0
+    return sum(s.leaf == leaf for s in record.inputs)
+
+
+def _returns(evidence: Evidence, log: Log, leaf: str) -> bool:
+    mine = [f.labels.ravel() for f in evidence.shadows[leaf].fields]
+    return bool(mine) and _meets(np.concatenate(mine), (f.labels for out in log.returned for f in out))
 
 
 def _rows_along(evidence: Evidence, name: str, output: Ints, positions: Ints) -> Rows | None:

@@ -12,7 +12,7 @@ import torch
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.graph.call import tensors_within
 from torchbonsai.graph.channel_graph import FROZEN, Bools, Ints, Output
-from torchbonsai.graph.labels import Shadow
+from torchbonsai.graph.labels import LabelSpace, Shadow
 from torchbonsai.graph.record import Log
 
 Narrow = bool | int | str | Iterable[int | str]
@@ -60,6 +60,15 @@ def check(out: Any, narrow: Narrow) -> None:
                 f"the model returns {len(known)} in eval mode, names: {names}",
             )
         )
+
+
+def tie_blocks(space: LabelSpace, labels: Ints) -> None:
+    """Channels that lie along several axes of an output leave at the same positions of the last one everywhere.
+
+    What stays of an output is said axis by axis.
+    """
+    for axis in range(labels.ndim - 1):
+        space.unify(labels, np.broadcast_to(labels.take([0], axis=axis), labels.shape))
 
 
 def note_returned(log: Log, out: Any) -> list[torch.Tensor]:

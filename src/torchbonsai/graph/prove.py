@@ -332,10 +332,10 @@ class Prover(Tracer):
                 self.fail("channels are regrouped across the blocks of the large network")
 
     def _same_rows(self, labels: Ints, shape: tuple[int, ...]) -> bool:
-        """Does every block (all axes but the last) of the small field come from one block of the large one?"""
+        """Does every block (all axes but the last) of the small field come from one block of the large one, alone?"""
         for axis, place in enumerate(np.nonzero(self.keep[labels])[:-1]):
             rows = np.moveaxis(place.reshape(shape), axis, 0).reshape(shape[axis], -1)
-            if rows.size and (rows != rows[:, :1]).any():
+            if rows.size and ((rows != rows[:, :1]).any() or (np.diff(rows[:, 0]) <= 0).any()):
                 return False
         return True
 

@@ -29,7 +29,7 @@ from torchbonsai.graph.forward import (
 )
 from torchbonsai.graph.labels import INPUT, UNKNOWN, Event, Field, LabelSpace, Shadow
 from torchbonsai.graph.memory import Memory
-from torchbonsai.graph.outputs import Narrow, check, held, note_returned
+from torchbonsai.graph.outputs import Narrow, check, held, note_returned, tie_blocks
 from torchbonsai.graph.record import Log
 from torchbonsai.graph.tracer import Tracer
 
@@ -245,9 +245,12 @@ def run_traced(model: nn.Module, example: Example, tracer: Tracer, narrow: Narro
         raise _returns_nothing(out)
     if not tracer.log.training:
         check(out, narrow)
-    for tensor in held(out, narrow):
+    whole = held(out, narrow)
+    for tensor in whole:
         for f in getattr(tensor, "_bonsai", UNKNOWN).fields:
             tracer.space.frozen.append(Event(f.labels, "it is an output of the model", None))
+    for f in (f for t in returned if not any(t is w for w in whole) for f in getattr(t, "_bonsai", UNKNOWN).fields):
+        tie_blocks(tracer.space, f.labels)
     for tensor in returned:
         for labels in getattr(tensor, "_bonsai", UNKNOWN).places:
             tracer.space.frozen.append(Event(labels, "an output of the model is positions of channels", None))

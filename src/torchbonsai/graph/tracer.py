@@ -116,7 +116,7 @@ class Tracer(TorchDispatchMode):
         out = self.run(func, args, kwargs, dynamic)
         outs = flat_tensors(out)
         origins = tuple([getattr(t, "_bonsai_origins", ()) for t in tensors])
-        mine = _origins(known.kind, len(self.log.records), origins)
+        mine = _origins(known.kind, len(self.log.records), origins, _fills(known.name, args))
         record = self.memory.recall(key, bool(tensors))
         if record is not None:
             record = repeated(record, tuple([tuple(t.shape) for t in outs]), origins)
@@ -251,11 +251,18 @@ def find_source(names: Mapping[int, str], op: str = "", frame: Any = None) -> So
     return Source(op, module or "", file, line, linecache.getline(file, line).strip())
 
 
-def _origins(kind: str, index: int, inputs: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """Of the outputs: the op itself, or, of a layout op, those of its inputs."""
+def _origins(kind: str, index: int, inputs: tuple[tuple[int, ...], ...], fills: bool) -> tuple[int, ...]:
+    """Of the outputs: the op itself, or, of a layout op, those of its inputs; both where it adds values of its own."""
     if kind != "layout":
         return (index,)
-    return inputs[0] if len(inputs) == 1 else tuple(dict.fromkeys(o for origins in inputs for o in origins))
+    if len(inputs) == 1 and not fills:
+        return inputs[0]
+    return tuple(dict.fromkeys([*(o for origins in inputs for o in origins), *([index] if fills else ())]))
+
+
+def _fills(name: str, args: Any) -> bool:
+    """Does the op pad with something else than zeros?"""
+    return name.startswith("aten.constant_pad_nd") and len(args) > 2 and args[2] != 0
 
 
 def mark(outs: list[torch.Tensor], made: tuple[Shadow, ...], writes: bool, origins: tuple[int, ...] = ()) -> None:

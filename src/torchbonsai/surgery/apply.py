@@ -39,15 +39,14 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
     modules = dict(walk(small)) if plan.edits else {}
     for edit in plan.edits:
         set_attribute(modules[edit.module], edit)
-    for name, stays in plan.moved.items():
-        places = dict(named_tensors(small))[name]
-        places.copy_(torch.searchsorted(stays.to(places.device), places))
     return small
 
 
 def cut(plan: PruningPlan, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """What the plan leaves of a parameter or buffer, rescaled rows included."""
+    """What the plan leaves of a parameter or buffer, rescaled rows and renumbered positions included."""
     value = narrow(tensor, plan.kept.get(name, {}))
+    if name in plan.moved:
+        value.copy_(torch.searchsorted(plan.moved[name].to(value.device), value))
     with torch.no_grad():
         for s in (s for s in plan.scales if s.name == name):
             factors = torch.ones(tensor.shape[s.axis], dtype=value.dtype, device=value.device)

@@ -1,7 +1,7 @@
 """Narrowing the objects that a training loop holds: a module, its optimizer, its averaged copies. All or nothing.
 
 Parameters are replaced, not resized: autograd's accumulators remember a parameter's shape. Everything that a plan does
-not narrow stays the very same object.
+not change stays the very same object.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ def _module_in(follower: Any) -> nn.Module | None:
 
 
 def _check_hooks(plan: PruningPlan, model: nn.Module) -> None:
+    changed = plan.changed
     for name, p in model.named_parameters():
-        if name in plan.kept and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)):
+        if name in changed and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)):
             raise PlanError(
                 message(
                     "a parameter that is replaced must have no hooks of its own",
@@ -97,8 +98,8 @@ def _check_hooks(plan: PruningPlan, model: nn.Module) -> None:
 
 
 def _swap(plan: PruningPlan, model: nn.Module, small: nn.Module, undo: list[Undo]) -> None:
-    """Every narrowed tensor and every edited attribute of `model`, from `small`, module by module."""
-    changed = plan.kept.keys() | plan.moved.keys()
+    """Every changed tensor and every edited attribute of `model`, from `small`, module by module."""
+    changed = plan.changed
     for path, module in model.named_modules(remove_duplicate=False):
         source = small.get_submodule(path)
         prefix = f"{path}." if path else ""
@@ -124,8 +125,8 @@ def _swap_optimizer(
     undo: list[Undo],
 ) -> None:
     """The optimizer's own lists and state over the new parameters, in the very same objects."""
-    targets = dict(small.named_parameters(remove_duplicate=False))
-    new = {id(p): targets[n] for n, p in model.named_parameters(remove_duplicate=False) if n in plan.kept}
+    targets, changed = dict(small.named_parameters(remove_duplicate=False)), plan.changed
+    new = {id(p): targets[n] for n, p in model.named_parameters(remove_duplicate=False) if n in changed}
     state = dict(optimizer.state)
     lists = [list(group["params"]) for group in optimizer.param_groups]
 
@@ -145,12 +146,13 @@ def _swap_optimizer(
 
 
 def _swap_mapping(plan: PruningPlan, tensors: MutableMapping[str, torch.Tensor], undo: list[Undo]) -> None:
-    for name in plan.kept:
+    for name in sorted(plan.changed):
         if name in tensors:
-            if tuple(tensors[name].shape) != tuple(plan.shapes[name]):
+            wanted = plan.shapes.get(name, tuple(tensors[name].shape))
+            if tuple(tensors[name].shape) != tuple(wanted):
                 raise PlanError(
                     message(
-                        f"an averaged copy of {name!r} must have the shape {tuple(plan.shapes[name])}",
+                        f"an averaged copy of {name!r} must have the shape {tuple(wanted)}",
                         f"{tuple(tensors[name].shape)}",
                         "a copy of another model, or one that was cut already",
                         "make the copy from the model as it is now",

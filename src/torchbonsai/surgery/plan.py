@@ -64,6 +64,11 @@ class PruningPlan:
     outputs: tuple[Mapping[int, torch.Tensor], ...] = ()
     scales: tuple[Rescale, ...] = ()
 
+    @property
+    def changed(self) -> frozenset[str]:
+        """Names of the tensors that get other values: narrowed, renumbered or rescaled."""
+        return frozenset((*self.kept, *self.moved, *(s.name for s in self.scales)))
+
     def to_json(self) -> dict[str, Any]:
         """JSON data: version, kept positions, shapes, edits and reasons."""
         return {

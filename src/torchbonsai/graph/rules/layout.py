@@ -236,6 +236,7 @@ def regroup(
     blocks = _blocks(source, target, axes)
     before = [a for i0, i1, _, _ in blocks for a in range(i0, i1)]
     after = [a for _, _, o0, o1 in blocks for a in range(o0, o1)]
+    after = sorted({*after, *(a for a in want or () if a < len(target) and target[a] == 1)})  # one a block is left
     shape = [source[a] if a in axes else 1 for a in before]
     ids = positions(tuple(shape))
     full = np.broadcast_to(ids, [source[a] for a in before]).reshape([target[a] for a in after])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from torchbonsai.graph.call import Call
@@ -56,6 +57,18 @@ def _running_axis(call: Call) -> int:
     return int(call.arg(1, "dim")) % max(call.tensors[0].dim(), 1)
 
 
+def _running(call: Call, x: torch.Tensor, axis: int) -> Fields:
+    """The fields along which the op runs through different channels.
+
+    Where channels lie along other axes too, in blocks, position j leaves in all of them, or rows of other channels
+    would be run through: nothing is lost on the way then.
+    """
+    found = [f for f in call.fields(x) if axis in f.axes]
+    for f in (f for f in found if len(f.axes) > 1):
+        call.unify(f.labels, np.broadcast_to(f.labels.take([0], axis=f.axes.index(axis)), f.labels.shape))
+    return tuple(f for f in found if len(f.axes) == 1)
+
+
 @rule("aten::cumsum", kind="reduction")
 def cumsum(call: Call) -> None:
     """out[i] = x[0] + … + x[i]: along channels a contraction with a triangle of ones, position i by position i.
@@ -66,9 +79,8 @@ def cumsum(call: Call) -> None:
     if call.func._schema.is_mutable:
         call.deny(f"{call.name} writes sums over the axis into a tensor")
         return
-    for axes, labels in call.fields(x):
-        if axis in axes:
-            call.gate(x, axes, labels)
+    for axes, labels in _running(call, x, axis):
+        call.gate(x, axes, labels)
     call.give(call.out, call.fields(x))
 
 
@@ -79,9 +91,8 @@ def running_statistic(call: Call) -> None:
     if call.func._schema.is_mutable:
         call.deny(f"{call.name} writes into a tensor")
         return
-    for axes, labels in call.fields(x):
-        if axis in axes:
-            call.inexact(labels, f"a running {call.name.split('.')[1]} over channels")
+    for _, labels in _running(call, x, axis):
+        call.inexact(labels, f"a running {call.name.split('.')[1]} over channels")
     if "cumm" in call.name:
         _locate(call, x, (axis,))
     for out in call.outputs:

@@ -53,6 +53,7 @@ def write_summary(
     rows = [(e, records.get((e["name"], "torchbonsai")), records.get((e["name"], "torch-pruning"))) for e in entries]
     parts = [
         _head(runs),
+        _targets(rows),
         _counts(rows),
         _silent(rows),
         _list("Frozen", rows, "frozen"),
@@ -117,6 +118,28 @@ def _counts(rows: list[Row]) -> str:
         wrong = sum(silent(r) for _, r, _ in mine)
         lines.append(f"| {kind} | " + " | ".join(str(count[s]) for s in STATES) + f" | {wrong} | {len(mine)} |")
     return "\n".join(lines)
+
+
+def _targets(rows: list[Row]) -> str:
+    """What was asked for, and what came out of the networks that were run."""
+    run = [(e, r, p) for e, r, p in rows if r is not None]
+    cnns = [state(r, p) for e, r, p in run if e["kind"] == "cnn"]
+    pruned = sum(s in ("verified", "flagged") for s in cnns)
+    frozen = sum(state(r, p) == "frozen" for _, r, p in run)
+    wrong = sum(silent(r) for _, r, _ in run)
+    slow = sum(r["timing"]["plan_cpu_s"] > SLOW for _, r, _ in run if r and "timing" in r)
+    spent = sum((r or {}).get("cpu_s", 0.0) for _, r, _ in run) / 60
+    lines = [
+        f"{len(run)} of {len(rows)} networks were run, one a family; {spent:.0f} processor minutes.",
+        "",
+        "| target | asked | found |",
+        "|---|---|---|",
+        f"| CNN families pruned and verified, or flagged | all of {len(cnns)} | {pruned} |",
+        f"| families frozen | at most 5 % | {frozen} of {len(run)} ({frozen / max(len(run), 1):.1%}) |",
+        f"| silent errors | 0 | {wrong} |",
+        f"| families over {SLOW:.0f} s to trace and plan | 0 | {slow} |",
+    ]
+    return "## Targets\n\n" + "\n".join(lines)
 
 
 def _kind(entry: Record) -> str:

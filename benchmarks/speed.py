@@ -27,6 +27,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
+from _speed_phases import phases
 from _zoo_build import build
 from _zoo_summary import machine
 from torch import nn
@@ -112,6 +113,7 @@ def measure(name: str, size: int, repeats: int) -> dict[str, Any]:
             row["arms"][arm][f"all_{clock}"] = [round(t[clock], 4) for t in listed]
     a, b = row["arms"]["ours"]["removed"], row["arms"]["torch-pruning"]["removed"]
     row["compared"] = min(a, b) >= ENOUGH * max(a, b)
+    row["phases_ms"] = phases(ours, model, x)
     return row
 
 
@@ -175,6 +177,8 @@ def page(record: dict[str, Any]) -> str:
         *(table_row(row) for row in record["rows"]),
         "",
         *verdict(record["summary"]),
+        "",
+        *where(record["rows"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -186,6 +190,20 @@ def table_row(row: dict[str, Any]) -> str:
     times = [f"{arm['wall_s']:.3f} / {arm['cpu_s']:.3f}" for arm in (ours_, theirs, default)]
     gone = [f"{arm['removed']:.1%}" for arm in (ours_, theirs)]
     return "| " + " | ".join([row["model"], *times[:2], *told, *gone, times[2]]) + " |"
+
+
+def where(rows: list[dict[str, Any]]) -> list[str]:
+    """Where the time of one more run of ours went."""
+    names = list(rows[0]["phases_ms"])
+    return [
+        "Where the time of one further run of ours goes, in processor milliseconds. A call makes four passes, of the "
+        "large and of the small network, in eval and in train mode. A bare pass is one eval forward on the meta device "
+        "under a dispatch mode that only counts ops.",
+        "",
+        "| " + " | ".join(["network", *names]) + " |",
+        "|" + "---|" * (len(names) + 1),
+        *("| " + " | ".join([r["model"], *(str(r["phases_ms"][n]) for n in names)]) + " |" for r in rows),
+    ]
 
 
 def verdict(found: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 
 import torchbonsai as tb
 from torchbonsai.core.errors import ConfigError, PruningError
-from torchbonsai.criteria import SNIP, HessianDiagonal, ScoringContext, Taylor
+from torchbonsai.criteria import SNIP, HessianDiagonal, PruningWarning, ScoringContext, SynFlow, Taylor
 
 BATCHES = [torch.ones(1, 1), torch.full((3, 1), 2.0)]
 
@@ -100,6 +100,52 @@ def test_a_loss_without_a_gradient_is_refused(loss, got):
     for criterion in (Taylor(), SNIP(), HessianDiagonal()):
         with pytest.raises(PruningError, match=f"(?s)differentiable scalar.*{got}"):
             scored(model, criterion, [torch.ones(2, 1)], loss)
+
+
+class Backbone(nn.Module):
+    """Its output's channels may leave, and only its caller reads them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu())
+
+
+@pytest.mark.parametrize("criterion", [Taylor(), SNIP(), HessianDiagonal(probes=None), SynFlow(rounds=1)], ids=repr)
+def test_outputs_that_nobody_reads_score_the_mean_and_are_named(criterion):
+    model, x = Backbone().eval(), torch.ones(2, 1)
+    with torch.no_grad():
+        model.a.weight.fill_(1)
+        model.b.weight.copy_(torch.tensor([[1.0, 2, 3], [1, 1, 1]]))
+    options = {"batches": [torch.ones(2, 1)], "loss": half_square, "budget": tb.Budget(channels=0.5)}
+    with pytest.warns(PruningWarning, match="without a reader inside the network.*'b'"):
+        result = tb.prune(model, x, criterion=criterion, prune_outputs=True, **options)
+    assert result.scores["b"].tolist() == pytest.approx([result.scores["a"].mean().item()] * 2)
+
+
+class Attention(nn.Module):
+    """Fused attention, of which PyTorch has no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.head = nn.Linear(1, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        q = self.q(x[:, None, None, :].expand(-1, 1, 4, -1))
+        return self.head(nn.functional.scaled_dot_product_attention(q, q, q)).flatten(1)
+
+
+def test_fused_attention_has_first_derivatives_only():
+    model, x = Attention().eval(), torch.ones(2, 1)
+    graph = tb.trace(model, x)
+    scores = ScoringContext(graph, model, [x], half_square).resolve(Taylor())
+    assert sum(v.sum().item() for v in scores.values()) > 0
+    with pytest.raises(PruningError, match="sdpa_kernel"):
+        ScoringContext(graph, model, [x], half_square).resolve(HessianDiagonal())
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        ScoringContext(tb.trace(model, x), model, [x], half_square).resolve(HessianDiagonal())
 
 
 @pytest.mark.parametrize("probes", [0, -1, True])

@@ -231,6 +231,13 @@ def test_a_neuron_that_nobody_reads_has_no_effect():
     assert abs(float(scores["body.0"][4])) < 0.05 * float(scores["body.0"].abs().max())
 
 
+@pytest.mark.parametrize("drawn", ["layer", "global"])
+def test_nothing_to_score_is_no_error(drawn):
+    model, batches = classifier()
+    graph = tb.trace(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), batches[0][0])
+    assert ScoringContext(graph, model, batches).resolve(LinearFilterEnsembles(drawn=drawn)) == {}
+
+
 def test_wrong_settings_and_losses():
     for wrong in (
         {"keep": 1.0},

@@ -15,7 +15,8 @@ from torchbonsai.cost import runtime as runtimes
 from torchbonsai.cost.layer import Layer
 from torchbonsai.cost.memory import model_bytes, peak_bytes
 from torchbonsai.cost.predict import LatencyModel
-from torchbonsai.cost.table import LayerTable, Surface
+from torchbonsai.cost.surface import Surface
+from torchbonsai.cost.table import LayerTable
 from torchbonsai.cost.tape import record
 from torchbonsai.cost.timing import Times
 from torchbonsai.models import ModelConfig, build

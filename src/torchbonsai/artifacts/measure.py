@@ -71,6 +71,7 @@ class Measured:
     batches: tuple[int, ...]
     versions: dict[str, str]
     missing: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 def measure(
@@ -107,7 +108,7 @@ def measure(
         for count in threads or (torch.get_num_threads(),):
             timings += _timed(shelf, examples, batch, count, seconds, tell)
     versions = {name: version for runtime in chosen for name, version in runtime_named(runtime).versions().items()}
-    return Measured(tuple(sizes), tuple(timings), tuple(batches), versions, missing)
+    return Measured(tuple(sizes), tuple(timings), tuple(batches), versions, missing, device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from torchbonsai.cost.extents import DistinctExtents, Terms
 from torchbonsai.cost.layer import Layer
-from torchbonsai.cost.table import LayerTable, Point, Surface
+from torchbonsai.cost.surface import Surface
+from torchbonsai.cost.table import LayerTable, Point
 from torchbonsai.cost.tape import Labelled, Tape
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Ints
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import timer as clock
 
 from torchbonsai.cost.runtime import Run
 
@@ -50,24 +51,38 @@ def in_turns(
     on_round: called with (rounds done, rounds in all).
     """
     with torch.inference_mode():
-        timers = [Timer("run()", globals={"run": arm.run}, num_threads=arm.threads) for arm in arms]
-        first = [max(_warm(timer), 1e-9) for timer in timers]
+        first = [max(_warm(arm), 1e-9) for arm in arms]
         blocks = [max(1, math.ceil(BLOCK_SECONDS / once)) for once in first]
         slowest = max((once * block for once, block in zip(first, blocks, strict=True)), default=1.0)
         rounds = max(LEAST_ROUNDS, math.ceil(seconds / max(slowest, BLOCK_SECONDS)))
         found: list[list[float]] = [[] for _ in arms]
         for done in range(rounds):
-            for timer, block, times in zip(timers, blocks, found, strict=True):
-                times.append(timer.timeit(block).mean)
+            for arm, block, times in zip(arms, blocks, found, strict=True):
+                times.append(_seconds(arm, block))
             if on_round is not None:
                 on_round(done + 1, rounds)
     return [Times(tuple(times), block) for times, block in zip(found, blocks, strict=True)]
 
 
-def _warm(timer: Timer) -> float:
+def _warm(arm: Arm) -> float:
     """Seconds of a pass that is not the first."""
-    timer.timeit(1)
-    return timer.timeit(1).mean
+    _seconds(arm, 1)
+    return _seconds(arm, 1)
+
+
+def _seconds(arm: Arm, runs: int) -> float:
+    """Of a pass, the mean of `runs`, by the clock that waits for a GPU.
+
+    PyTorch's own Timer would run two passes more before each block, which triples the time of a slow network.
+    """
+    before = torch.get_num_threads()
+    if before != arm.threads:
+        torch.set_num_threads(arm.threads)
+    try:
+        return timeit.Timer(arm.run, timer=clock).timeit(runs) / runs
+    finally:
+        if before != arm.threads:
+            torch.set_num_threads(before)
 
 
 def speed_ratio(before: Times, after: Times) -> float:

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
-from torchbonsai.criteria.gated import GatedLoss
-from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.sensitivity import Sensitivity
 
 PASSES = 3
 """MACs of a step in forward passes: forward, and backward to the gates."""
@@ -66,24 +65,26 @@ class GateSaliency:
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64 in [0, 1]}. Raises PruningError where the loss does not stay finite."""
-        loss = GatedLoss(context, train=self.train)
-        data, gates = context.data(), loss.gates()
+        sensitivity = Sensitivity(context, train=self.train)
+        data, gates = context.data(), sensitivity.gates()
         optimizer = torch.optim.Adam([gates], lr=self.lr)
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
             for number in torch.randperm(len(data), generator=generator).tolist():
                 optimizer.zero_grad()
-                loss.run(data[number], lambda batch: self._objective(loss, gates, batch).backward())
+                sensitivity.run(
+                    data[number], lambda batch: self._objective(sensitivity.loss(batch, gates), gates).backward()
+                )
                 optimizer.step()
                 with torch.no_grad():
                     gates.clamp_(0, 1)
         learned = gates.detach().double().cpu()
         context.details["forward_passes"] = PASSES * self.epochs
-        return by_group(context.graph, learned)
+        return sensitivity.scores("GateSaliency", learned)
 
-    def _objective(self, loss: GatedLoss, gates: Tensor, batch: Any) -> Tensor:
+    def _objective(self, loss: Tensor, gates: Tensor) -> Tensor:
         """L(g) + strength · (mean |g| − sparsity)²."""
-        value = loss(gates, batch) + self.strength * (gates.abs().mean() - self.sparsity).square()
+        value = loss + self.strength * (gates.abs().mean() - self.sparsity).square()
         if not bool(value.isfinite()):
             raise PruningError(
                 message(

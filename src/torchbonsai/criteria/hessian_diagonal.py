@@ -11,7 +11,7 @@ together, as they do when it is removed (OBD's sum over single weights leaves th
 of a vanishing gradient is kept: no first-order term.
 Known problems: Hutchinson's noise is the off-diagonal mass: the standard error of H[c, c] falls with 1/√probes, and
 scores may be negative. A Hessian-vector product costs about as much as two gradients. Fused attention has no
-second derivative, and PyTorch refuses it.
+second derivative, and is refused.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.core.errors import ConfigError, PruningError, message
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
-from torchbonsai.criteria.gated import GatedLoss
-from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class HessianDiagonal:
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, of either sign. Raises PruningError where the loss has no gradient."""
-        loss, probes = GatedLoss(context), self._probes(context.graph.n_atoms)
+        sensitivity, probes = Sensitivity(context), self._probes(context.graph.n_atoms)
         context.details["forward_passes"] = 3 + 6 * len(probes)  # a gradient, and products with H, which go through it
 
         def diagonal(batch: Any) -> Tensor:
-            g = loss.gates()
-            (gradient,) = torch.autograd.grad(loss(g, batch), g, create_graph=True)
+            g = sensitivity.gates()
+            (gradient,) = torch.autograd.grad(sensitivity.loss(batch, g), g, create_graph=True)
             total = torch.zeros_like(g)
             for z in probes:
                 z = z.to(g)
@@ -62,7 +61,13 @@ class HessianDiagonal:
                 total += z * product
             return total if self.probes is None else total / len(probes)
 
-        return by_group(context.graph, torch.stack([share * d / 2 for share, d in loss.each(diagonal)]).sum(0))
+        try:
+            found = sensitivity.each(diagonal)
+        except RuntimeError as error:
+            if "derivative for" not in str(error):
+                raise
+            raise _no_second_derivative(error) from error
+        return sensitivity.scores("HessianDiagonal", torch.stack([share * d / 2 for share, d in found]).sum(0))
 
     def _probes(self, n: int) -> Tensor:
         """(how many, n) of −1 and 1, or the unit vectors."""
@@ -70,3 +75,14 @@ class HessianDiagonal:
             return torch.eye(n)
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(0, 2, (self.probes, n), generator=generator) * 2.0 - 1
+
+
+def _no_second_derivative(error: RuntimeError) -> PruningError:
+    return PruningError(
+        message(
+            "every op of the network needs a second derivative",
+            str(error).splitlines()[0],
+            "a fused kernel, such as scaled_dot_product_attention takes",
+            "score inside `with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)`, or use Taylor()",
+        )
+    )

@@ -98,13 +98,15 @@ class LinearFilterEnsembles:
         Raises DataError without batches; PruningError where a masked loss is not finite, or where the masks cannot
         tell the channels apart. A note says where masks take full forwards, and why.
         """
-        fits = dict(self.fits(context))
+        fits = dict(self._fits(context))
         ordered = {g.name: fits[g.name] for g in context.graph.groups}
         context.details["linear_fits"] = ordered
         return {name: fit.effects for name, fit in ordered.items()}
 
-    def fits(self, context: ScoringContext) -> Iterator[tuple[str, LinearFit]]:
-        """Each group's name and fit, as soon as it is there, in the order in which the forward reads the groups."""
+    def _fits(self, context: ScoringContext) -> Iterator[tuple[str, LinearFit]]:
+        """Each group's name and fit, in the order in which the forward reads the groups."""
+        if not context.graph.groups:
+            return
         with eval_mode(context.model), undisturbed(context.model):
             masked = MaskedLoss(context, self._loss(context), replay=self.replay, half=self.precision == "bf16")
             context.details["forward_passes"] = 0

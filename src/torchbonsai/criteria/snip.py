@@ -20,8 +20,7 @@ from typing import ClassVar
 import torch
 
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
-from torchbonsai.criteria.gated import GatedLoss
-from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,6 @@ class SNIP:
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64 in [0, 1]}, together one. Raises PruningError where the loss has no gradient."""
-        gradients = GatedLoss(context, train=self.train).gradients()
-        size = torch.stack([share * g for share, g in gradients]).sum(0).abs()
-        return by_group(context.graph, size / size.sum().clamp(min=torch.finfo(size.dtype).tiny))
+        found = Sensitivity(context, train=self.train)
+        size = torch.stack([share * g for share, g in found.gradients()]).sum(0).abs()
+        return found.scores("SNIP", size / size.sum().clamp(min=torch.finfo(size.dtype).tiny))

@@ -35,12 +35,14 @@ from torchbonsai.cost.evaluate import device_of
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
 from torchbonsai.criteria.batches import moved
 from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.sensitivity import READER
+from torchbonsai.criteria.tally import filled
 from torchbonsai.graph.affine import affine
 from torchbonsai.graph.call import map_tensors, tensors_within
 from torchbonsai.graph.channel_graph import ChannelGraph
 from torchbonsai.graph.forward import Example, alias_copy, as_examples, undisturbed
-from torchbonsai.surgery.gates import GateSites, sites_of_pass
-from torchbonsai.surgery.gradients import gated
+from torchbonsai.surgery.gated import GatedLoss
+from torchbonsai.surgery.gates import reached, sites_of_pass
 
 _SMALL = 1e-100
 
@@ -70,7 +72,7 @@ class SynFlow:
         flow = _Flow(context)
         context.details["example_passes"] = 3 * (self.rounds + (self.rounds > 1))
         scores = flow.through(flow.open) if self.rounds == 1 else self._leaving(context.graph, flow)
-        return by_group(context.graph, scores)
+        return by_group(context.graph, filled(context, "SynFlow", scores, flow.reached, READER))
 
     def _leaving(self, graph: ChannelGraph, flow: _Flow) -> Tensor:
         """(n_atoms,) when each channel leaves."""
@@ -100,13 +102,15 @@ class _Flow:
             for name, b in self.model.named_buffers():
                 if name in parts.means | parts.added:
                     b.zero_()
-            self.sites: list[GateSites] = [sites_of_pass(context.graph, self.model, e) for e in self.inputs]
+            sites = [sites_of_pass(context.graph, self.model, e) for e in self.inputs]
+        self.totals = [GatedLoss(context.graph, self.model, _total, s) for s in sites]
+        self.reached = torch.from_numpy(np.any([reached(s, context.graph.n_atoms) for s in sites], axis=0))
 
     def through(self, g: Tensor) -> Tensor:
         """(n_atoms,) float64 on the CPU, ≥ 0: each channel's share of the flow, where g (n_atoms,) lets it pass."""
         with undisturbed(self.model), torch.enable_grad():
             gate = g.to(device_of(self.model)).requires_grad_()
-            total = torch.stack([self._out(s, gate, e) for s, e in zip(self.sites, self.inputs, strict=True)]).sum()
+            total = torch.stack([of(e, gate) for of, e in zip(self.totals, self.inputs, strict=True)]).sum()
             if not total.requires_grad or not bool(total.isfinite()) or total <= 0:
                 raise _no_flow(f"R = {total.item() / _SMALL:.3g}")
             (flow,) = torch.autograd.grad(total, gate)
@@ -115,12 +119,11 @@ class _Flow:
             raise _no_flow(f"flows from {float(flow.min()):.3g} to {float(flow.max()):.3g} times R")
         return flow.clamp(min=0)
 
-    def _out(self, sites: GateSites, g: Tensor, example: Example) -> Tensor:
-        def run(model: nn.Module) -> Tensor:
-            out = tensors_within(model(*example[0], **example[1]))
-            return torch.stack([t.sum().double() for t in out if t.is_floating_point()]).sum()
 
-        return gated(sites, self.model, g, run)
+def _total(model: nn.Module, example: Example) -> Tensor:
+    """The sum of all outputs."""
+    out = tensors_within(model(*example[0], **example[1]))
+    return torch.stack([t.sum().double() for t in out if t.is_floating_point()]).sum()
 
 
 def _examples(context: ScoringContext) -> list[Example]:

@@ -19,8 +19,7 @@ from typing import ClassVar
 import torch
 
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
-from torchbonsai.criteria.gated import GatedLoss
-from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -33,5 +32,5 @@ class Taylor:
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, ≥ 0. Raises PruningError where the loss has no gradient."""
-        gradients = GatedLoss(context).gradients()
-        return by_group(context.graph, torch.stack([share * g.square() for share, g in gradients]).sum(0))
+        found = Sensitivity(context)
+        return found.scores("Taylor", torch.stack([share * g.square() for share, g in found.gradients()]).sum(0))

@@ -122,11 +122,11 @@ def _behind(found: Measured, first: Size, size: Size, ratio: float) -> Iterator[
         where = f"{row.runtime}, {row.layout}, batch {row.batch}, {row.threads} thread(s)"
         yield (
             f"{size.model} has {ratio:.2f}x fewer MACs than {first.model} and is {row.speed_up:.2f}x as fast "
-            f"on {where}. What to do: {'; '.join(_advice(row, rows, size, ratio))}."
+            f"on {where}. What to do: {'; '.join(_advice(row, rows, size, ratio, found.device))}."
         )
 
 
-def _advice(row: Timed, rows: list[Timed], size: Size, ratio: float) -> list[str]:
+def _advice(row: Timed, rows: list[Timed], size: Size, ratio: float, device: str) -> list[str]:
     """Round, another runtime, other layers: what the measurement itself supports."""
     said = []
     if size.odd_macs > 0.1:
@@ -135,7 +135,8 @@ def _advice(row: Timed, rows: list[Timed], size: Size, ratio: float) -> list[str
     best = max((r for r in rows if (r.batch, r.threads) == (row.batch, row.threads)), key=lambda r: r.speed_up or 0)
     if best is not row and (best.speed_up or 0) >= FOLLOWS * ratio:
         said.append(f"{best.runtime}, {best.layout}, follows ({best.speed_up:.2f}x)")
-    said.append(f"cut where the time is: bonsai prune --on cpu:{row.runtime}")
+    layout = "" if row.layout == "contiguous" else f":{row.layout}"
+    said.append(f"cut where the time is: bonsai prune --on {device}:{row.runtime}{layout}")
     return said
 
 

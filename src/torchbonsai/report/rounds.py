@@ -43,6 +43,7 @@ def _cells(record: RunRecord) -> Iterable[dict[str, Any]]:
             "macs": point.macs / record.dense_macs,
             "accuracy": point.val_accuracy * 100,
             "after_cut": None if point.after_cut is None else point.after_cut * 100,
+            "recalibrated": None if point.recalibrated is None else point.recalibrated * 100,
         }
 
 
@@ -57,7 +58,12 @@ def _curve(frame: pd.DataFrame, measure: str, fairness: str, order: list[str]) -
     y = alt.Y("accuracy:Q", title="validation accuracy, %").scale(zero=False)
     mean = frame.groupby(["arm", "round", "budget"], as_index=False, sort=False)[[measure, "accuracy"]].mean()
     line = alt.Chart(mean).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, order="round:Q", detail="budget:N")
-    tooltip = ["arm", "seed", "round", *(alt.Tooltip(f"{n}:Q", format=".1f") for n in ("accuracy", "after_cut"))]
+    tooltip = [
+        "arm",
+        "seed",
+        "round",
+        *(alt.Tooltip(f"{n}:Q", format=".1f") for n in ("accuracy", "after_cut", "recalibrated")),
+    ]
     dots = (
         alt.Chart(frame).mark_point(filled=True, size=28, opacity=0.6).encode(x=x, y=y, color=colour, tooltip=tooltip)
     )

@@ -61,8 +61,8 @@ class Arm:
 class Round:
     """A point of a curve: after the `epochs` since the start, at so many MACs, params and channels.
 
-    after_cut: validation accuracy right after surgery, None where nothing was cut. val_accuracy: after the training
-    that followed.
+    after_cut: validation accuracy right after surgery, None where nothing was cut. recalibrated: the same with the
+    batch norms' statistics taken anew, None also where there are none. val_accuracy: after the training that followed.
     """
 
     epochs: float
@@ -72,6 +72,7 @@ class Round:
     widths: dict[str, int]
     after_cut: float | None
     val_accuracy: float
+    recalibrated: float | None = None
 
 
 @dataclass(frozen=True)

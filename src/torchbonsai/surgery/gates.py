@@ -8,6 +8,7 @@ channels, a transformed weight), the activation that enters it is multiplied, un
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.call import flat_tensors
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints, Output
+from torchbonsai.graph.channel_graph import FROZEN, Bools, ChannelGraph, Ints, Output
 from torchbonsai.graph.evidence import Evidence
 from torchbonsai.graph.forward import Example, alias_copy
 from torchbonsai.graph.labels import LabelSpace, Solution
@@ -82,9 +83,23 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
     return GateSites(weights, activations, outputs_of(log, number, solution.component))
 
 
+def sites_in(graph: ChannelGraph, train: bool) -> GateSites:
+    """The gates of the traced pass in eval or train mode; in train mode the eval pass's where that could not be run."""
+    logs = graph.evidence.logs if train and graph.evidence is not None else ()
+    return gate_sites(graph, next((log for log in logs if log.training), None))
+
+
 def _of_bindings(graph: ChannelGraph) -> GateSites:
     bound = {b.name: b.axis for g in graph.groups for b in g.bound("consumes")}
     return GateSites({name: (axis, graph.axes[name][axis]) for name, axis in bound.items()}, [])
+
+
+def reached(sites: GateSites, n_atoms: int) -> Bools:
+    """(n_atoms,) does any gate stand for the atom? None does for what only the caller of the model reads."""
+    found = np.zeros(n_atoms, dtype=bool)
+    for atoms in (*(a for _, a in sites.weights.values()), *(gate.atoms for gate in sites.activations)):
+        found[atoms[atoms != FROZEN]] = True
+    return found
 
 
 def sites_of_pass(graph: ChannelGraph, model: nn.Module, example: Example, hollow: bool = False) -> GateSites:
@@ -134,14 +149,17 @@ def gated_weights(sites: GateSites, tensors: dict[str, torch.Tensor], g: torch.T
     """W * g for every gated parameter; `tensors`: name -> W, `g`: (n_atoms,) on W's device."""
     gated: dict[str, torch.Tensor] = {}
     for name, (axis, atoms) in sites.weights.items():
-        weight = tensors[name]
-        factor = expand(g, atoms).to(weight.dtype)
-        shape = [1] * weight.dim()
-        shape[axis] = -1
-        gated[name] = weight * factor.reshape(shape)
+        gated[name] = gated_weight(tensors[name], axis, atoms, g)
         if not torch.is_grad_enabled():  # matmul takes other kernels for a weight that needs no gradient
-            gated[name].requires_grad_(weight.requires_grad)
+            gated[name].requires_grad_(tensors[name].requires_grad)
     return gated
+
+
+def gated_weight(weight: torch.Tensor, axis: int, atoms: Ints, g: torch.Tensor) -> torch.Tensor:
+    """W * g along one axis, whose positions are `atoms`; g: (n_atoms,)."""
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return weight * expand(g, atoms).to(weight.dtype).reshape(shape)
 
 
 def expand(g: torch.Tensor, atoms: Ints) -> torch.Tensor:
@@ -151,40 +169,65 @@ def expand(g: torch.Tensor, atoms: Ints) -> torch.Tensor:
 
 
 class GateActivations(TorchDispatchMode):
-    """Multiplies the activations that `sites` names, counting ops exactly as the tracer did."""
+    """Multiplies the activations that `sites` names, counting ops exactly as the tracer did.
+
+    count: ops of the model's pass so far; None outside of the model, where nothing is gated.
+    """
 
     def __init__(self, sites: GateSites, g: torch.Tensor) -> None:
         super().__init__()
-        self.count = 0
+        self.count: int | None = 0
         self.gates: dict[int, list[ActivationGate]] = defaultdict(list)
         for gate in sites.activations:
             self.gates[gate.op_index].append(gate)
         self.g = g
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        for gate in self.gates.get(self.count, ()):
-            if str(func) != gate.op:
-                raise PlanError(
-                    message(
-                        f"Op number {self.count} of the forward must be {gate.op}.",
-                        str(func),
-                        "the forward takes another path on this input than on the example",
-                        "pass an example of each path: tb.trace(model, [example, other_example])",
-                    )
-                )
-            args, kwargs = multiplied(gate, args, kwargs, self.g)
-        self.count += 1
+        args, kwargs = self.gated(func, args, kwargs or {})
         return func(*args, **kwargs)
 
+    def gated(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """[args, kwargs] of the next op, its activations multiplied. Raises PlanError where it is another op."""
+        if self.count is None:
+            return [args, kwargs]
+        for gate in self.gates.get(self.count, ()):
+            if str(func) != gate.op:
+                raise _other_path(gate, str(func))
+            target = flat_tensors([list(args), kwargs])[gate.operand]
+            args, kwargs = _replace([list(args), kwargs], target, self.product(gate, target))
+        self.count += 1
+        return [args, kwargs]
 
-def multiplied(gate: ActivationGate, args: Any, kwargs: Any, g: torch.Tensor) -> Any:
-    """[args, kwargs] of an op, with the tensor that `gate` names multiplied by its part of g (n_atoms,)."""
-    target = flat_tensors([list(args), kwargs])[gate.operand]
-    shape = [target.shape[a] if a in gate.axes else 1 for a in range(target.dim())]
-    order = np.argsort(gate.axes)
-    factor = expand(g, gate.atoms.transpose(tuple(order))).reshape(shape).to(target.dtype)
-    return _replace([list(args), kwargs], target, target * factor)
+    def product(self, gate: ActivationGate, target: torch.Tensor) -> torch.Tensor:
+        """The tensor under its gate."""
+        return target * factor_of(gate, target.shape, target.dtype, self.g)
+
+    def begin(self) -> None:
+        """A pass of the model begins."""
+        self.count = 0
+
+    def finish(self) -> None:
+        """The model's pass is over. Raises PlanError where it ended before all gates were met."""
+        done, self.count = self.count or 0, None
+        if self.gates and max(self.gates) >= done:
+            raise _other_path(self.gates[max(self.gates)][0], f"the end, after {done} ops")
+
+
+def factor_of(gate: ActivationGate, shape: Sequence[int], dtype: torch.dtype, g: torch.Tensor) -> torch.Tensor:
+    """What the gate multiplies a tensor of `shape` by: g (n_atoms,) laid along the gate's axes."""
+    atoms = gate.atoms.transpose(tuple(np.argsort(gate.axes)))
+    return expand(g, atoms).reshape([n if a in gate.axes else 1 for a, n in enumerate(shape)]).to(dtype)
+
+
+def _other_path(gate: ActivationGate, got: str) -> PlanError:
+    return PlanError(
+        message(
+            f"op {gate.op_index} of the forward must be {gate.op}, as in the trace",
+            got,
+            "a forward that branches on its input or its size, and takes another path on this input",
+            "pass an example of each path: tb.trace(model, [example, other_example])",
+        )
+    )
 
 
 def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:

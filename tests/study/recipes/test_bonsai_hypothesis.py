@@ -50,7 +50,8 @@ def test_under_equal_epochs_both_starts_train_in_the_same_rounds(study: tuple[Pa
     for r in of(records, "") + of(records, "random-widths"):
         assert [p.epochs for p in r.rounds] == [1.0, 2.0, 3.0]
         assert r.rounds[0].macs == r.dense_macs
-        assert r.rounds[0].after_cut is None
+        assert r.rounds[0].after_cut is r.rounds[0].recalibrated is None
+        assert all(p.recalibrated is not None for p in r.rounds[1:])
         dense = sum(r.dense_widths.values())
         assert [p.channels for p in r.rounds] == [dense, dense // 2, dense // 4]
 

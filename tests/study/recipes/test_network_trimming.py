@@ -88,6 +88,7 @@ def test_rounds_trim_the_paper_s_layers_and_random_channels_follow(study: tuple[
     assert trimmed.widths["conv1"] == trimmed.dense_widths["conv1"] == 20
     assert [r.widths for r in chance.rounds] == [r.widths for r in trimmed.rounds]
     assert first.after_cut is not None
+    assert first.recalibrated is None, "LeNet has no norm"
     assert trimmed.verification["exact"]
     assert [r.after_cut for r in of(records, "dense")[0].rounds] == [None, None]
 

@@ -11,7 +11,7 @@ from torchbonsai.study.record import RunRecord
 TINY: dict[str, Any] = {
     "data": "fashion-target",
     "limit_train": 96,
-    "val_size": 100,
+    "val_size": 50,
     "batch_size": 32,
     "score_images": 64,
     "workers": 0,

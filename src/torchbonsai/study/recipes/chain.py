@@ -15,10 +15,12 @@ from torchbonsai.study.store import Done, versions
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A round: cut (None of a network that stays whole), look at validation, train, look again."""
+    """A round: cut (None of a network that stays whole), look at validation, also with batch norms recalibrated, train,
+    look again."""
 
     cut: Stage | None
     after_cut: Stage | None
+    recalibrated: Stage | None
     trained: Stage
     checked: Stage
 
@@ -39,7 +41,9 @@ class Chain:
     def stages(self) -> Iterator[Stage]:
         """All of them, in order."""
         for step in self.steps:
-            yield from (s for s in (step.cut, step.after_cut, step.trained, step.checked) if s is not None)
+            yield from (
+                s for s in (step.cut, step.after_cut, step.recalibrated, step.trained, step.checked) if s is not None
+            )
         yield from (self.tested, self.timed)
 
     @property
@@ -130,8 +134,15 @@ def _rounds(chain: Chain, finished: Finished) -> Iterator[Round]:
             channels=sum(network["widths"].values()),
             widths=network["widths"],
             after_cut=finished[step.after_cut.spec].result["val_accuracy"] if step.after_cut else None,
+            recalibrated=_recalibrated(step, finished),
             val_accuracy=finished[step.checked.spec].result["val_accuracy"],
         )
+
+
+def _recalibrated(step: Step, finished: Finished) -> float | None:
+    """None where nothing was cut, and where there is no batch norm."""
+    found = finished[step.recalibrated.spec].result if step.recalibrated is not None else {"norms": 0}
+    return found["val_accuracy"] if found["norms"] else None
 
 
 def _worst(cuts: Sequence[Done]) -> dict[str, Any]:

@@ -65,9 +65,9 @@ class Kit:
         config = Train(target, self.settings.training(epochs, seed), self.settings.numerics, held)
         return Stage(config, {"model": parent}, label)
 
-    def validate(self, parent: Stage, label: str) -> Stage:
-        """The validation accuracy of what `parent` leaves."""
-        return Stage(Validate(self.material.target, self.settings.numerics), {"model": parent}, label)
+    def validate(self, parent: Stage, label: str, recalibrate: int = 0) -> Stage:
+        """The validation accuracy of what `parent` leaves; with its batch norms taken anew on so many images."""
+        return Stage(Validate(self.material.target, self.settings.numerics, recalibrate), {"model": parent}, label)
 
     def steps(
         self, start: Stage, cut: Cut | None, epochs: Sequence[float], seed: int, name: str, first: int = 0
@@ -143,9 +143,13 @@ class Kit:
         epochs = stretched_epochs(total, 0, macs, self.material.epoch)
         return replace(self.one_training(replace(arm, fairness=EQUAL_COMPUTE), seed, start, epochs), total=total)
 
-    def step(self, cut: Stage | None, model: Stage, epochs: float, seed: int, name: str, number: int) -> Step:
-        """One round: look right after the cut, train, look again."""
-        where = f"{name}, round {number + 1}, seed {seed}"
-        after = self.validate(cut, f"validation right after the cut: {where}") if cut is not None else None
+    def step(
+        self, cut: Stage | None, model: Stage, epochs: float, seed: int, name: str, number: int, look: bool = True
+    ) -> Step:
+        """One round: look right after the cut (unless its weights are new), train, look again."""
+        where, images = f"{name}, round {number + 1}, seed {seed}", self.settings.score_images
+        seen = cut if look else None
+        after = self.validate(seen, f"validation right after the cut: {where}") if seen is not None else None
+        again = self.validate(seen, f"validation, norms recalibrated: {where}", images) if seen is not None else None
         trained = self.train(cut or model, epochs, seed + 7919 * number, f"training {where}")
-        return Step(cut, after, trained, self.validate(trained, f"validation: {where}"))
+        return Step(cut, after, again, trained, self.validate(trained, f"validation: {where}"))

@@ -61,4 +61,6 @@ def _in_rounds(like: Chain, steps: Sequence[Step], finished: Finished) -> int:
 
 
 def _all(steps: Sequence[Step]) -> list[Stage]:
-    return [s for step in steps for s in (step.after_cut, step.trained, step.checked) if s is not None]
+    return [
+        s for step in steps for s in (step.after_cut, step.recalibrated, step.trained, step.checked) if s is not None
+    ]

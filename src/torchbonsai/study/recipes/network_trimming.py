@@ -106,7 +106,7 @@ class Recipe(Iterative):
         s, data = self.settings, kit.material.target
         label = f"trimming, round {number + 1}, seed {seed}"
         if s.budget is None:
-            trim = Trim(data, seed, s.numerics, s.deviations, s.trimmed, s.layers, s.min_channels)
+            trim = Trim(data, seed, kit.settings.numerics, s.deviations, s.trimmed, s.layers, s.min_channels)
             return Stage(replace(trim, score_images=s.score_images, hold_out=s.hold_out), {"model": model}, label)
         share = share_of(s.budget) ** ((number + 1) / s.rounds)
         lowest = kit.prune(method, share, seed)

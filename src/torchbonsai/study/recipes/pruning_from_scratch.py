@@ -149,14 +149,18 @@ class Recipe:
     def _gates(self, kit: Kit, frozen: Stage, seed: int) -> Stage:
         """Step 2."""
         s = self.settings
-        config = LearnGates(kit.material.target, seed, s.numerics, s.sparsity, s.strength, s.gate_epochs, s.gate_lr)
+        config = LearnGates(
+            kit.material.target, seed, kit.settings.numerics, s.sparsity, s.strength, s.gate_epochs, s.gate_lr
+        )
         config = replace(config, batch_size=s.batch_size, images=s.score_images)
         return Stage(config, {"model": frozen}, f"learning gates, seed {seed}")
 
     def _found(self, kit: Kit, frozen: Stage, gates: Stage | None, budget: str, order: Order, seed: int) -> Stage:
         """Step 3, and the new weights of step 4."""
         s = self.settings
-        cut = ByGates(kit.material.target, share_of(budget), seed, s.numerics, order, s.min_channels, s.round_to)
+        cut = ByGates(
+            kit.material.target, share_of(budget), seed, kit.settings.numerics, order, s.min_channels, s.round_to
+        )
         parents = {"model": frozen, "dense": kit.new(seed)} | ({} if gates is None else {"gates": gates})
         widths = Stage(cut, parents, f"widths by gates ({order}) at {budget}, seed {seed}")
         return Stage(Reinitialise(seed), {"model": widths}, f"new weights ({order}) at {budget}, seed {seed}")
@@ -207,7 +211,7 @@ class Recipe:
         s, m, budget = self.settings, kit.material, self.settings.budgets[0]
         begins = {f"init {k}": self._expanded(kit, SEARCH * (seed + 1) + k) for k in range(1, s.searches + 1)}
         shares = tuple(k / s.checkpoints for k in range(s.checkpoints + 1))
-        config = Snapshots(m.target, s.training(s.start_epochs, seed), s.numerics, shares)
+        config = Snapshots(m.target, kit.settings.training(s.start_epochs, seed), kit.settings.numerics, shares)
         run = Stage(config, {"model": self._expanded(kit, seed)}, f"training run with checkpoints, seed {seed}")
         for number, share in enumerate(shares):
             begins[f"checkpoint {share:.0%}"] = Stage(Snapshot(number), {"run": run}, f"checkpoint {share:.0%}")
@@ -219,7 +223,7 @@ class Recipe:
 
     def _chain(self, kit: Kit, arm: Arm, seed: int, start: Stage, found: Stage) -> Chain:
         name = f"{arm.start_name} {arm.name}"
-        return kit.chain(arm, seed, start, (kit.step(found, start, self.settings.epochs, seed, name, 0),))
+        return kit.chain(arm, seed, start, (kit.step(found, start, self.settings.epochs, seed, name, 0, look=False),))
 
     def _dense(self, kit: Kit, budget: str) -> list[Chain]:
         arm = Arm("untrained", "", "dense", budget, EQUAL_EPOCHS)
@@ -229,7 +233,9 @@ class Recipe:
         """The same arm, trained for so long."""
         step = chain.steps[0]
         arm = replace(chain.arm, fairness=fairness)
-        longer = kit.step(step.cut, chain.start, epochs, chain.seed, f"{arm.start_name} {arm.name}, {fairness}", 0)
+        longer = kit.step(
+            step.cut, chain.start, epochs, chain.seed, f"{arm.start_name} {arm.name}, {fairness}", 0, look=False
+        )
         return kit.chain(arm, chain.seed, chain.start, (longer,))
 
     def _inverse(self, chain: Chain, finished: Finished) -> float:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from torch import nn
+
 from torchbonsai.cost.latency import measure_latency
+from torchbonsai.pruning.recalibrate import recalibrate
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
-from torchbonsai.study.stages.images import Images, example, opened
+from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import taken
 from torchbonsai.training.accuracy import accuracy
 from torchbonsai.training.modes import memory_format
@@ -23,10 +26,15 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Validate:
-    """Validation accuracy of the parent "model", whose training may go on. The test set is not looked at."""
+    """Validation accuracy of the parent "model", whose training may go on. The test set is not looked at.
+
+    recalibrate: with the running statistics of its batch norms taken anew on so many training images, which nothing
+    but this figure sees; 0: as they are.
+    """
 
     data: Images
     numerics: Numerics
+    recalibrate: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,20 @@ def evaluate(config: Evaluate, inputs: Inputs, context: Context) -> Output:
     return Output({"val_accuracy": val, "test_accuracy": test})
 
 
-@runs(Validate, "validate", version=1)
+@runs(Validate, "validate", version=2)
 def validate(config: Validate, inputs: Inputs, context: Context) -> Output:
     """What curves are drawn of, and choices made by."""
     _, module = taken(inputs["model"])
     module.to(config.numerics.device)
     splits = opened(config.data, context.places)
+    norms = recalibrate(module, to_score_on(splits, config.recalibrate)) if _recalibrates(config, module) else ()
     how = {"precision": config.numerics.precision, "channels_last": config.numerics.channels_last}
-    return Output({"val_accuracy": accuracy(module, splits.val, splits, **how)})  # type: ignore[arg-type]
+    return Output({"val_accuracy": accuracy(module, splits.val, splits, **how), "norms": len(norms)})  # type: ignore[arg-type]
+
+
+def _recalibrates(config: Validate, module: nn.Module) -> bool:
+    """Whether that is asked for and there is a norm that has running statistics."""
+    return config.recalibrate > 0 and any(name.endswith("running_mean") for name, _ in module.named_buffers())
 
 
 @runs(Time, "latency", version=1, exclusive=True)

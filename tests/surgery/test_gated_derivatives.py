@@ -8,8 +8,8 @@ from torch.nn import functional as F
 import torchbonsai as tb
 from torchbonsai.core.errors import PruningError
 from torchbonsai.graph.forward import undisturbed
+from torchbonsai.surgery.gated import GatedLoss
 from torchbonsai.surgery.gates import gate_sites, run_gated, sites_of_pass
-from torchbonsai.surgery.gradients import gated
 from torchbonsai.testing.toys import toys
 
 
@@ -47,6 +47,10 @@ def smooth_toy():
     return toy.model.double(), toy.inputs.double(), lambda out: out.square().sum()
 
 
+def of(score):
+    return lambda model, x: score(model(x))
+
+
 CASES = {"awkward": awkward, "residual": smooth_toy}
 
 
@@ -54,8 +58,7 @@ CASES = {"awkward": awkward, "residual": smooth_toy}
 def test_values_and_gradients_are_those_of_the_masks(case):
     model, x, score = CASES[case]()
     graph = tb.trace(model, x)
-    sites = gate_sites(graph)
-    assert bool(sites.activations) == (case == "awkward")
+    assert bool(gate_sites(graph).activations) == (case == "awkward")
     with undisturbed(model):
         reference = sites_of_pass(graph, model, ((x,), {}))
     start = 0.5 + torch.rand(graph.n_atoms, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -65,7 +68,7 @@ def test_values_and_gradients_are_those_of_the_masks(case):
             return score(run_gated(reference, model, ((x,), {}), g)).item()
 
     g = start.clone().requires_grad_()
-    loss = gated(sites, model, g, lambda m: score(m(x)))
+    loss = GatedLoss(graph, model, of(score))(x, g)
     assert loss.item() == pytest.approx(by_masks(start), rel=1e-12)
     (gradient,) = torch.autograd.grad(loss, g)
     step = 1e-6
@@ -81,11 +84,11 @@ def test_values_and_gradients_are_those_of_the_masks(case):
 def test_second_derivatives_are_differences_of_the_first(case):
     model, x, score = CASES[case]()
     graph = tb.trace(model, x)
-    sites, one = gate_sites(graph), torch.ones(graph.n_atoms, dtype=torch.float64)
+    one = torch.ones(graph.n_atoms, dtype=torch.float64)
 
     def gradient(at, graph_too=False):
         g = at.clone().requires_grad_()
-        return g, torch.autograd.grad(gated(sites, model, g, lambda m: score(m(x))), g, create_graph=graph_too)[0]
+        return g, torch.autograd.grad(GatedLoss(graph, model, of(score))(x, g), g, create_graph=graph_too)[0]
 
     z = torch.randn(graph.n_atoms, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     g, first = gradient(one, graph_too=True)
@@ -100,20 +103,36 @@ def test_the_model_is_left_alone():
     graph = tb.trace(model, x)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     g = torch.ones(graph.n_atoms, dtype=torch.float64, requires_grad=True)
-    gated(gate_sites(graph), model, g, lambda m: score(m(x))).backward()
+    GatedLoss(graph, model, of(score))(x, g).backward()
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
 
 
+def test_a_model_that_is_never_called():
+    model, x, _ = awkward()
+    g = torch.ones(18, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(PruningError, match="never ran"):
+        GatedLoss(tb.trace(model, x), model, lambda m, x: m.stem(x).sum())(x, g)
+
+
+def test_frozen_weights_take_the_kernels_that_they_took_in_the_trace():
+    model, x, score = awkward()
+    for p in (model.q.weight, model.stem.weight):
+        p.requires_grad_(False)
+    g = torch.ones(18, dtype=torch.float64, requires_grad=True)
+    GatedLoss(tb.trace(model, x), model, of(score))(x, g).backward()
+    assert g.grad.abs().min() > 0
+
+
 def test_another_path_is_an_error():
     model, x, score = awkward()
-    sites = gate_sites(tb.trace(model, x))
+    graph = tb.trace(model, x)
     g = torch.ones(18, dtype=torch.float64, requires_grad=True)
     model.head = nn.Identity()
     model.stem = nn.Sequential(nn.Identity(), nn.ReLU(), model.stem)
     with pytest.raises(PruningError, match="as in the trace"):
-        gated(sites, model, g, lambda m: score(m(x)))
+        GatedLoss(graph, model, of(score))(x, g)
     assert torch.is_grad_enabled()
     assert not model._forward_hooks

@@ -14,30 +14,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.evaluate import device_of
-from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.criteria.base import Scores, ScoringContext
+from torchbonsai.criteria.reduce import by_group
+from torchbonsai.criteria.tally import filled
 from torchbonsai.graph.forward import draw_alike, undisturbed
-from torchbonsai.surgery.gradients import gated, sites_in
+from torchbonsai.surgery.gated import GatedLoss
+from torchbonsai.surgery.gates import reached, sites_in
+
+READER = "a reader inside the network"
 
 
-class GatedLoss:
-    """loss(g, batch), differentiable in g (n_atoms,). train: in train mode (batch statistics), else in eval mode."""
+class Sensitivity:
+    """What a criterion asks of the context's loss under gates: its derivatives, batch by batch, and scores of them.
+
+    train: in train mode (batch statistics), else in eval mode. loss: the scalar of (batch, g), inside `run`.
+    """
 
     def __init__(self, context: ScoringContext, *, train: bool = False) -> None:
         self.context, self.train = context, train
-        self.sites = sites_in(context.graph, train)
-
-    def __call__(self, g: Tensor, batch: Any) -> Tensor:
-        """The scalar loss of one batch. Raises PruningError where it is no scalar or does not depend on the gates."""
-        loss = gated(self.sites, self.context.model, g, lambda model: self.context.loss(model, batch))
-        if loss.numel() != 1 or not loss.requires_grad:
-            got = "one that no gate changes" if loss.numel() == 1 else f"a tensor of shape {tuple(loss.shape)}"
-            cause = "a loss that detaches, counts (accuracy), or holds a model of its own instead of using its argument"
-            raise PruningError(
-                message("the loss must be a differentiable scalar", got, cause, "pass loss=callable(model, batch)")
-            )
-        return loss.reshape(())
+        self.loss = GatedLoss(context.graph, context.model, context.loss, sites_in(context.graph, train))
 
     def gates(self) -> Tensor:
         """(n_atoms,) ones that want a gradient, on the model's device."""
@@ -70,9 +66,17 @@ class GatedLoss:
 
         def gradient(batch: Any) -> Tensor:
             g = self.gates()
-            return torch.autograd.grad(self(g, batch), g)[0]
+            return torch.autograd.grad(self.loss(batch, g), g)[0]
 
         return self.each(gradient)
+
+    def scores(self, method: str, values: Tensor) -> Scores:
+        """(n_atoms,) -> {group: (n atoms,)}. What no gate stands for (outputs that may lose channels) scores the mean.
+
+        The groups concerned are named in a note, under the name of the method.
+        """
+        known = torch.from_numpy(reached(self.loss.sites, self.context.graph.n_atoms))
+        return by_group(self.context.graph, filled(self.context, method, values, known, READER))
 
 
 @contextmanager

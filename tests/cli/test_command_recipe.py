@@ -50,7 +50,7 @@ def test_a_run_ends_in_records_a_network_and_a_report(tmp_path: Path, capsys: py
         (["linear-filter-ensembles", "--methods", "l3"], "a method is one of ours"),
         (["pretraining-impact", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["network-trimming", "--data", "fashion-target", "--only", "conv9", "--workers", "0"], "conv9"),
-        (["pruning-from-scratch", "--model", "vgg17"], "vgg16"),
+        (["pruning-from-scratch", "--data", "fashion-target", "--model", "vgg17"], "vgg16"),
     ],
 )
 def test_bad_input_is_one_error(

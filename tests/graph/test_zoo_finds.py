@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 import torchbonsai as tb
+from torchbonsai.core.errors import BudgetError
+from torchbonsai.surgery import settle
+from torchbonsai.testing import check_surgery
 
 HALF = tb.Budget(channels=0.5)
 
@@ -165,8 +169,6 @@ class Blocks(nn.Sequential):
 
 def proofs_of(monkeypatch, net, x):
     """The result, and how many proofs it took."""
-    from torchbonsai.surgery import settle
-
     count, real = [], settle.prove
     monkeypatch.setattr(settle, "prove", lambda *args, **kwargs: count.append(1) or real(*args, **kwargs))
     return tb.prune(net, x, budget=HALF, criterion=tb.criteria.Random(seed=0)), len(count)
@@ -265,3 +267,61 @@ def test_an_error_without_words_freezes_with_its_kind_as_the_reason():
     graph = tb.trace(Asserting(), torch.randn(1, 3, 8, 8))
     assert not graph.groups
     assert any("AssertionError" in f.reason for f in graph.frozen)
+
+
+class Cascade(nn.Module):
+    """One line cuts several layers at one number of the module."""
+
+    def __init__(self, cut=6, width=12):
+        super().__init__()
+        self.cut, self.rest = cut, width - cut
+        self.layers = nn.ModuleList(nn.Conv2d(12, width, 1) for _ in range(3))
+        self.firsts = nn.ModuleList(nn.Conv2d(cut, 12, 1) for _ in range(3))
+        self.seconds = nn.ModuleList(nn.Conv2d(width - cut, 12, 1) for _ in range(3))
+
+    def forward(self, x):
+        for layer, one, two in zip(self.layers, self.firsts, self.seconds, strict=True):
+            first, second = torch.split(layer(x), [self.cut, self.rest], 1)
+            x = x + one(first) + two(second).relu()
+        return x
+
+
+def test_a_number_that_several_ops_of_one_module_share_settles_in_few_proofs(monkeypatch):
+    torch.manual_seed(0)
+    count, real = [], settle.prove
+    monkeypatch.setattr(settle, "prove", lambda *args, **kwargs: count.append(1) or real(*args, **kwargs))
+    with pytest.raises(BudgetError):  # three layers that keep what they keep, and one number: nothing can leave
+        tb.prune(
+            Blocks(Cascade(), Cascade(4)), torch.randn(1, 3, 8, 8), budget=HALF, criterion=tb.criteria.Random(seed=0)
+        )
+    assert len(count) < 150
+
+
+class Table(nn.Module):
+    """A table of coordinates, a buffer of several axes, through linear layers to a factor for every channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.register_buffer("table", torch.randn(1, 3, 5, 2, generator=torch.Generator().manual_seed(0)))
+        self.inner, self.outer = nn.Linear(2, 6), nn.Linear(6, 8)
+
+    def forward(self, x):
+        told = self.outer(self.inner(self.table).relu()).flatten(0, 2)[7]
+        return self.head(self.stem(x).relu() * told[:, None, None])
+
+
+def test_axes_of_a_table_that_a_linear_layer_flattens_do_not_freeze_what_it_makes():
+    """Swin v2, ConViT: two axes of the buffer become one, and only the large pass took the third for itself."""
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    sizes = {g.name: g.size for g in tb.trace(Table(), x).groups}
+    assert (sizes["inner"], sizes["outer"]) == (6, 8)
+    check_surgery(Table(), x, shares=(0.5,), seeds=(0, 1))
+
+
+def test_one_place_of_an_axis_is_another_place_once_the_axis_is_shorter():
+    """The proof followed a select() without asking which channel it now reads."""
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    graph = tb.trace(Table(), x)
+    assert not [b for g in graph.groups for b in g.bindings if b.name == "table" and b.axis == 1]
+    assert {f.name for f in graph.frozen if "select" in f.reason} == {"table"}

@@ -26,7 +26,10 @@ else:
     ]
 
 
-@tyro.conf.configure(tyro.conf.ConsolidateSubcommandArgs)
+MARKERS = (tyro.conf.CascadeSubcommandArgs,)
+"""--json may stand after the name of the recipe, too."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Follow a paper's procedure by real training: its arms and their controls, under both fairnesses.

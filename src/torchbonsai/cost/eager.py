@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,9 @@ class Compiled(Eager):
 
     def load(self, model: nn.Module, example_inputs: Any, target: Target) -> _Compiled:
         """Nothing is compiled before the first call."""
-        return _Compiled(torch.compile(placed(model, target), dynamic=False), target)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler's own imports
+            return _Compiled(torch.compile(placed(model, target), dynamic=False), target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,8 @@ class _Compiled(_Module):
             recompile_limit=_MOST_GRAPHS, accumulated_recompile_limit=_MOST_GRAPHS, suppress_errors=False
         ):
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
                     run()
             except Exception as error:
                 raise ArtifactError(

@@ -20,7 +20,7 @@ _SAFE = 1e-12
 def totals(graph: ChannelGraph, elementwise: Elementwise, role: Role) -> dict[str, Tensor]:
     """{group: (n atoms,) float64}: for each atom the sum of `elementwise(name)` over all its slices of one role.
 
-    A tied tensor counts once, whatever names it has. Raises PruningError for a group without a slice of that role.
+    A tied tensor counts once, whatever names it has. Raises PruningError for a group without any slice.
     """
 
     def summed(name: str, axis: int) -> Tensor:
@@ -40,11 +40,9 @@ def norms(graph: ChannelGraph, tensor: Elementwise, role: Role, p: float) -> dic
 def rows(graph: ChannelGraph, tensor: Elementwise, group: ChannelGroup, role: Role) -> list[Tensor]:
     """(n atoms, …) float64 for each slice of that role: what each atom holds of it, laid end to end, zero for none.
 
-    Raises PruningError for a group without a slice of that role.
+    Raises PruningError for a group without any slice.
     """
-    bindings = [b for b in group.bound(role) if graph.aliases.get(b.name, b.name) == b.name]
-    if not bindings:
-        raise _nothing(group, role)
+    bindings = _bound(graph, group, role)
     return [_laid_out(b, tensor(b.name).double().movedim(b.axis, 0).flatten(1), group.size) for b in bindings]
 
 
@@ -85,9 +83,7 @@ def per_position(values: Tensor, axis: int) -> Tensor:
 
 
 def _total(graph: ChannelGraph, group: ChannelGroup, summed: Callable[[str, int], Tensor], role: Role) -> Tensor:
-    bindings = [b for b in group.bound(role) if graph.aliases.get(b.name, b.name) == b.name]
-    if not bindings:
-        raise _nothing(group, role)
+    bindings = _bound(graph, group, role)
     total = torch.zeros(group.size, dtype=torch.float64)
     for binding in bindings:
         _add(total, binding, summed(binding.name, binding.axis).cpu())
@@ -100,8 +96,16 @@ def _add(total: Tensor, binding: Binding, values: Tensor) -> None:
     total.index_add_(0, index[ours], values[ours])
 
 
-def _nothing(group: ChannelGroup, role: Role) -> PruningError:
-    return PruningError(
+def _bound(graph: ChannelGraph, group: ChannelGroup, role: Role) -> list[Binding]:
+    """The group's slices of that role, a tied tensor once.
+
+    Channels that no weight makes, those of a table in a buffer say, are scored by the table, else by what reads them.
+    """
+    for wanted in (role, "follows", "consumes"):
+        bindings = [b for b in group.bound(wanted) if graph.aliases.get(b.name, b.name) == b.name]
+        if bindings:
+            return bindings
+    raise PruningError(
         message(
             f"scoring by weights needs a tensor that {role} the channels of group {group.name!r}",
             f"bindings {[(b.name, b.axis, b.role) for b in group.bindings]}",

@@ -32,7 +32,10 @@ class Mismatch(BaseException):
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """The first difference. index: the op's number in `log`; seen: raw labels that the op touches."""
+    """The first difference. index: the op's number in `log`; seen: raw labels that the op touches.
+
+    fixed: those among them that the small network's op would freeze, and the large one's did not.
+    """
 
     log: Log
     index: int
@@ -40,6 +43,7 @@ class Failure:
     source: Source
     modules: tuple[str, ...]
     seen: Ints
+    fixed: Ints | None = None
 
     @property
     def record(self) -> OpRecord | None:
@@ -255,8 +259,9 @@ class Prover(Tracer):
             self.fail("channels meet that did not meet in the large network")
 
     def freeze(self, labels: Ints, reason: str) -> None:
-        if not self.solution.is_frozen(labels).all():
-            self.fail(reason)
+        still = self.solution.is_frozen(labels)
+        if not still.all():
+            self.fail(reason, fixed=labels[~still])
 
     def mark_inexact(self, labels: Ints, reason: str) -> None:
         return
@@ -369,12 +374,13 @@ class Prover(Tracer):
         return labels[~self.keep[labels]]
 
     # ------------------------------------------------------------------ the end of it
-    def fail(self, reason: str, stop: bool = True) -> None:
+    def fail(self, reason: str, stop: bool = True, fixed: Ints | None = None) -> None:
         """Note the first difference and stop the forward."""
         index = len(self.log.records)
         record = self.reference.records[index] if index < len(self.reference.records) else None
         source = self.source(record.name if record else "")
-        self.proof.failure = Failure(self.reference, index, reason, source, _modules(self.names), self._seen(record))
+        modules = _modules(self.names)
+        self.proof.failure = Failure(self.reference, index, reason, source, modules, self._seen(record), fixed)
         if stop:
             raise Mismatch(reason)
 

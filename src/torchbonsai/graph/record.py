@@ -107,7 +107,10 @@ class OpRecord:
         if any(s is UNKNOWN or s.places for s in self.inputs):
             return False
         given = {id(f.labels) for s in self.inputs for f in s.fields}
-        return all(id(f.labels) in given for s in self.made for f in s.fields) and not any(s.places for s in self.made)
+        made = {id(f.labels) for s in self.made for f in s.fields}
+        if self.name in _RENAMING and given != made:  # a labelled axis was read at one place, which is another one now
+            return False
+        return made <= given and not any(s.places for s in self.made)
 
 
 def _flatten(values: Any, into: list[Any]) -> None:

@@ -49,10 +49,7 @@ def compare_config(
     config: CompareConfig, *, on_event: OnEvent = lambda event: None, on_record: OnRecord = lambda record: None
 ) -> list[RunRecord]:
     """`compare` with its settings as one object."""
-    material, places = look(config)
-    Arms(config.concrete, material)  # a method that nobody knows fails before anything is written
     out = Path(config.out)
-    check_writable(out)
     finished: dict[str, Any] = {}
     runs: list[Run] = []
 
@@ -64,7 +61,10 @@ def compare_config(
             if event.output is not None and one.measured.spec == event.stage.spec:
                 on_record(record_of(one, finished, config))
 
-    with _executor(config, Store(out / "stages")) as (store, executor):
+    with _executor(config, Store(out / "stages")) as (store, executor):  # workers import while this process looks
+        material, places = look(config)
+        Arms(config.concrete, material)  # a method that nobody knows fails before anything is written
+        check_writable(out)
         config, measured = settled(config, material, config.epochs, store, executor, listener=on_event, places=places)
         arms = Arms(config, material)
         runs = equal_epochs(arms)

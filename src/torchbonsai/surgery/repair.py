@@ -22,6 +22,7 @@ from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.plan import AttributeEdit
 
 Edits = tuple[AttributeEdit, ...]
+_MOST_DOUBTS = 2
 _MOST_SIZES = 3
 """A size that becomes more sizes than that at one op is not one number of the code."""
 
@@ -39,11 +40,15 @@ class Repair:
 
 @dataclass
 class Repairs:
-    """What is known of one model's baked-in widths. known: repairs that helped, in the order of discovery."""
+    """What is known of one model's baked-in widths. known: repairs that helped, in the order of discovery.
+
+    doubts: how often what one selection taught of a module did not hold for another.
+    """
 
     model: nn.Module
     example_inputs: Any
     known: list[Repair] = field(default_factory=list)
+    doubts: Counter[str] = field(default_factory=Counter)
     _sources: dict[int, list[Source]] = field(default_factory=dict)
 
     def guesses(self, small: nn.Module, failure: Failure, keep: Bools) -> Iterator[tuple[Repair, Edits]]:
@@ -55,13 +60,18 @@ class Repairs:
 
     def again(self, keep: Bools) -> Edits:
         """All that is known, for another selection."""
-        return tuple(e for repair in self.known for e in self._edits(repair, keep))
+        return tuple(e for repair in self.trusted() for e in self._edits(repair, keep))
 
-    def forget(self, paths: tuple[str, ...]) -> bool:
-        """Forget what is known of the modules; was there anything?"""
-        before = len(self.known)
-        self.known = [r for r in self.known if r.path not in paths]
-        return len(self.known) < before
+    def trusted(self) -> list[Repair]:
+        """What is carried over to another selection."""
+        return [r for r in self.known if self.doubts[r.path] < _MOST_DOUBTS]
+
+    def forget(self, before: list[Repair], paths: tuple[str, ...]) -> bool:
+        """Forget what earlier selections taught of the modules, not what this one did; was there anything?"""
+        stale = {r for r in before if r.path in paths}
+        self.doubts.update({r.path for r in stale})
+        self.known = [r for r in self.known if r not in stale]
+        return bool(stale)
 
     def siblings(self, repair: Repair, small: nn.Module, keep: Bools) -> tuple[list[Repair], Edits]:
         """The same repair wherever the same line runs in another module of the same class."""

@@ -78,9 +78,6 @@ class Settler:
 
     def settle(self, graph: ChannelGraph, kept: Bools) -> Settled:
         """Prove the plan that keeps `kept` (n_atoms,) of `graph`, or return an amended graph."""
-        return self._settle(graph, kept, may_forget=True)
-
-    def _settle(self, graph: ChannelGraph, kept: Bools, *, may_forget: bool) -> Settled:
         plan = make_plan(graph, kept, self.model)
         small = apply(plan, self.model)
         cut = Cut(graph.evidence, raw_keep(graph, kept))
@@ -94,6 +91,7 @@ class Settler:
             _edit(small, tuple(replace(e, new=e.old) for e in own))
             _edit(small, plan.edits)
             self.follows = False
+        before = self.repairs.trusted()
         learnt = self.repairs.again(cut.keep)
         plan = replace(plan, edits=_merge(plan.edits, learnt))
         _edit(small, learnt)
@@ -102,8 +100,8 @@ class Settler:
             if proof.failure is None:
                 return self._settled(graph, plan, small, proof)
             repaired = self._repair(graph, kept, plan, small, proof.failure, cut)
-            if repaired is None and may_forget and self.repairs.forget(proof.failure.modules):
-                return self._settle(graph, kept, may_forget=False)  # what is learnt again now would fail again
+            if repaired is None and self.repairs.forget(before, proof.failure.modules):
+                return self.settle(graph, kept)
             if repaired is None:
                 return Settled(self._amend(graph, kept, proof.failure))
             plan, small, proof = repaired
@@ -230,12 +228,16 @@ class Settler:
         return found
 
     def _freeze(self, graph: ChannelGraph, kept: Bools, failure: Failure, window: int | None) -> None:
-        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them."""
+        """The removed groups that the failing op sees, or the `window` ops before it too; None: all of them.
+
+        Where the op says which channels may not move, theirs come first.
+        """
         keep = raw_keep(graph, kept)
         labels = np.arange(keep.size) if window is None else _labels_before(failure, window)
+        labels = labels[~keep[labels]] if window != 0 or failure.fixed is None else failure.fixed
         untied = build(self._amended())  # what a failed hypothesis tied together is not to blame
         component = untied.evidence.solution.component
-        seen = np.unique(component[labels[~keep[labels]]])
+        seen = np.unique(component[labels])
         groups = [
             raw
             for g in untied.groups

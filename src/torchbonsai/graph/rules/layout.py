@@ -208,14 +208,17 @@ def view(call: Call) -> None:
         return
     source, target = tuple(x.shape), tuple(out.shape)
     known = call.tracer.expected_axes(0)
+    fields = sorted(call.fields(x), key=lambda f: f.axes)
+    apart = known is None or len(known) < len(fields)  # some may meet, or did in the large network
     taken: set[int] = set()
-    for axes, labels in sorted(call.fields(x), key=lambda f: f.axes):
+    for axes, labels in fields:
         k = len(call.set_outputs.get(id(out), ()))
+        if apart and not taken.isdisjoint(regroup(source, target, axes, None, labels.ravel())[0]):
+            call.freeze(labels, f"{call.name} makes one axis of it and of another labelled one")  # a flattened kernel
+            continue
         want = known[k] if known is not None and k < len(known) else None
         to, ids = regroup(source, target, axes, want, labels.ravel())
-        if not taken.isdisjoint(to):  # a kernel flattened with the channels that it reads
-            call.freeze(labels, f"{call.name} makes one axis of it and of another labelled one")
-        elif ids.shape == labels.shape and len(to) == 1:
+        if ids.shape == labels.shape and len(to) == 1:
             call.rename(out, to, labels)
         else:
             call.place(out, to, ids, labels.ravel())

@@ -68,9 +68,7 @@ def follow(
     chosen on validation and `study.json` are in `out`. Raises a PruningError that names the stage where one fails;
     what is done stays, and the same call goes on from there.
     """
-    material, places = recipe.look(settings)
     out = Path(settings.out)
-    check_writable(out)
     finished: dict[str, Done] = {}
     chains: Sequence[Chain | Draft] = []
 
@@ -82,7 +80,9 @@ def follow(
             if isinstance(chain, Chain) and event.output is not None and chain.tested.spec == event.stage.spec:
                 on_record(record_of(chain, finished, settings.identity))
 
-    with _executor(settings, Store(out / "stages")) as (store, executor):
+    with _executor(settings, Store(out / "stages")) as (store, executor):  # workers import while this process looks
+        material, places = recipe.look(settings)
+        check_writable(out)
         listed = (s.config for c in recipe.chains(Kit(settings.concrete, material), {}) for s in c.stages)
         lengths = [config.training.epochs for config in listed if isinstance(config, Train)]
         epochs = statistics.median(lengths) if lengths else 1.0

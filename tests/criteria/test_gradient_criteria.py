@@ -11,7 +11,7 @@ from torch import nn
 
 import torchbonsai as tb
 from torchbonsai.core.errors import ConfigError, PruningError
-from torchbonsai.criteria import SNIP, HessianDiagonal, PruningWarning, ScoringContext, SynFlow, Taylor
+from torchbonsai.criteria import SNIP, GateSaliency, HessianDiagonal, PruningWarning, ScoringContext, SynFlow, Taylor
 
 BATCHES = [torch.ones(1, 1), torch.full((3, 1), 2.0)]
 
@@ -113,7 +113,11 @@ class Backbone(nn.Module):
         return self.b(self.a(x).relu())
 
 
-@pytest.mark.parametrize("criterion", [Taylor(), SNIP(), HessianDiagonal(probes=None), SynFlow(rounds=1)], ids=repr)
+@pytest.mark.parametrize(
+    "criterion",
+    [Taylor(), SNIP(), HessianDiagonal(probes=None), SynFlow(rounds=1), GateSaliency(epochs=2)],
+    ids=lambda criterion: type(criterion).__name__,
+)
 def test_outputs_that_nobody_reads_score_the_mean_and_are_named(criterion):
     model, x = Backbone().eval(), torch.ones(2, 1)
     with torch.no_grad():

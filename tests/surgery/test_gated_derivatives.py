@@ -98,6 +98,41 @@ def test_second_derivatives_are_differences_of_the_first(case):
     assert torch.allclose(product, difference, rtol=1e-4, atol=1e-6)
 
 
+class Writes(nn.Module):
+    """Into its input through a view, and into a buffer that it reads, before two activations are multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.register_buffer("calls", torch.ones(()))
+
+    def forward(self, x):
+        x.view(-1).mul_(2)
+        self.calls += 1
+        return self.q(x) @ (self.k(x) * self.calls).transpose(-1, -2)
+
+
+def test_what_a_forward_writes_into_is_as_it_was_when_its_ops_run_again():
+    model, x = Writes().double().eval(), torch.rand(3, 4, dtype=torch.float64)
+    graph = tb.trace(model, x.clone())
+    assert gate_sites(graph).activations
+    g = torch.rand(graph.n_atoms, dtype=torch.float64)
+    with undisturbed(model):
+        plain = GatedLoss(graph, model, of(torch.sum))(x.clone(), g)
+    loss = GatedLoss(graph, model, of(torch.sum))(x.clone(), g.requires_grad_())
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-12)
+    assert model.calls == 1
+
+
+def test_a_loss_may_call_the_model_twice():
+    model, x, score = awkward()
+    graph = tb.trace(model, x)
+    g = torch.full((graph.n_atoms,), 0.7, dtype=torch.float64, requires_grad=True)
+    (once,) = torch.autograd.grad(GatedLoss(graph, model, of(score))(x, g), g)
+    (twice,) = torch.autograd.grad(GatedLoss(graph, model, lambda m, x: score(m(x)) + score(m(-x * -1)))(x, g), g)
+    assert torch.allclose(twice, 2 * once)
+
+
 def test_the_model_is_left_alone():
     model, x, score = awkward()
     graph = tb.trace(model, x)
@@ -132,7 +167,17 @@ def test_another_path_is_an_error():
     g = torch.ones(18, dtype=torch.float64, requires_grad=True)
     model.head = nn.Identity()
     model.stem = nn.Sequential(nn.Identity(), nn.ReLU(), model.stem)
-    with pytest.raises(PruningError, match="as in the trace"):
-        GatedLoss(graph, model, of(score))(x, g)
+    for gates in (g, g.detach()):
+        with pytest.raises(PruningError, match="as in the trace"):
+            GatedLoss(graph, model, of(score))(x, gates)
     assert torch.is_grad_enabled()
     assert not model._forward_hooks
+
+
+def test_a_pass_that_ends_before_its_last_gate_is_an_error():
+    model, x, _ = awkward()
+    graph, g = tb.trace(model, x), torch.ones(18, dtype=torch.float64, requires_grad=True)
+    model.forward = model.stem.forward
+    for gates in (g, g.detach()):
+        with pytest.raises(PruningError, match=r"(?s)as in the trace.*the end, after"):
+            GatedLoss(graph, model, lambda m, x: m(x).sum())(x, gates)

@@ -18,13 +18,21 @@ def without_outliers(graph: ChannelGraph, scores: Floats, deviations: float, lea
     """(n_groups,) how many channels each group keeps when those below mean − `deviations` · std go.
 
     scores: (n_atoms,) as the criterion gave them; std: of the whole group (divided by n). A width that is narrower than
-    the group is rounded down to a multiple of `round_to` (n_groups,), but not below `least` (n_groups,). Scores that
-    are equal but for rounding are no outliers.
+    the group is rounded down to a multiple of `round_to` (n_groups,), but not below `least` (n_groups,).
     """
     widths = []
     for g, floor, multiple in zip(graph.groups, least.tolist(), round_to.tolist(), strict=True):
         mine = scores[g.offset : g.offset + g.size]
-        limit = mine.mean() - deviations * mine.std() - _ROUNDING * np.abs(mine).max()
-        stay = int((mine >= limit).sum())
+        stay = staying(mine, deviations)
         widths.append(g.size if stay == g.size else max(floor, stay // multiple * multiple))
     return np.array(widths, dtype=np.int64)
+
+
+def staying(scores: Floats, deviations: float) -> int:
+    """How many of one group's channels are no outliers; scores: (n,). Equal but for rounding, none is.
+
+    >>> staying(np.array([0.9, 0.8, 0.9, 0.0]), 1.0)
+    3
+    """
+    limit = scores.mean() - deviations * scores.std() - _ROUNDING * np.abs(scores).max()
+    return int((scores >= limit).sum())

@@ -1,4 +1,4 @@
-"""The rule of network trimming: which channels of a layer are zero unusually often, and which layers to look at."""
+"""Network trimming: how many channels of which layers go, those that are zero unusually often."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchbonsai.core.errors import BudgetError, message
 from torchbonsai.criteria.base import Scores, ScoringContext
+from torchbonsai.selection.outliers import staying
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,10 @@ class Given:
 
 
 def outlying(scores: Mapping[str, Tensor], deviations: float, layers: int | None, floor: int) -> dict[str, int]:
-    """{group: channels that stay} by Hu et al. 2016: a channel goes where APoZ > mean + k standard deviations.
+    """{group: channels that stay} by Hu et al. 2016: the rule of `Budget(outliers=)`, in few layers.
 
-    scores: 1 - APoZ, (n,) a group. deviations: k; the deviation is the population's (divided by n). layers: only the
-    so many groups with the highest mean APoZ, None for all. floor: channels that stay in any case, or all there are.
+    scores: 1 - APoZ, (n,) a group, on the CPU. deviations: k of mean + k standard deviations. layers: only the so many
+    groups with the highest mean APoZ, None for all. floor: channels that stay in any case, or all there are.
 
     >>> import torch
     >>> outlying({"conv": torch.tensor([0.9, 0.8, 0.9, 0.0])}, 1.0, None, 1)
@@ -39,9 +40,8 @@ def outlying(scores: Mapping[str, Tensor], deviations: float, layers: int | None
     ranked = sorted(scores, key=lambda name: float(scores[name].mean()))  # the highest mean APoZ first
     widths = {}
     for name in ranked[:layers]:
-        apoz = 1 - scores[name].double()
-        high = apoz > apoz.mean() + deviations * apoz.std(correction=0)
-        widths[name] = max(min(floor, len(apoz)), len(apoz) - int(high.sum()))
+        values = scores[name].double().numpy()
+        widths[name] = max(min(floor, len(values)), staying(values, deviations))
     return widths
 
 

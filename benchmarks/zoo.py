@@ -1,6 +1,6 @@
 """The zoo: half the channels of every network of zoo_models.json at random, each in a process of its own.
 
-    python benchmarks/zoo.py [--arms torchbonsai torch-pruning] [--only REGEX] [--limit N] [--timeout 90]
+    python benchmarks/zoo.py [--arms torchbonsai torch-pruning] [--only REGEX] [--kinds cnn] [--limit N] [--timeout 90]
 
 One JSON line per network and arm goes to results/zoo.jsonl; what is there already is skipped, so a run goes on where
 it stopped (--again runs it anew). results/zoo.md is the summary, made from the records alone (--summary: only that).
@@ -39,7 +39,8 @@ def main() -> None:
     entries = json.loads((HERE / "zoo_models.json").read_text())
     records, runs = read(options.out)
     by_size = sorted(entries, key=lambda e: (e["name"].partition(":")[0] == "timm", e["params"]))
-    todo = [(e, arm) for arm in options.arms for e in by_size if re.search(options.only, e["name"])]
+    wanted = [e for e in by_size if re.search(options.only, e["name"]) and e["kind"] in options.kinds]
+    todo = [(e, arm) for arm in options.arms for e in wanted]
     if not options.again:
         todo = [(e, arm) for e, arm in todo if (e["name"], arm) not in records]
     todo = [] if options.summary else todo[: options.limit]
@@ -61,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", default=["torchbonsai"], choices=["torchbonsai", "torch-pruning"])
     parser.add_argument("--only", default="", help="regular expression that the name must contain")
+    parser.add_argument("--kinds", nargs="+", default=["cnn", "attention"], choices=["cnn", "attention"])
     parser.add_argument("--limit", type=int, default=None, help="at most so many networks")
     seconds = "processor seconds for one network, building included"
     parser.add_argument("--timeout", type=float, default=90.0, help=seconds)

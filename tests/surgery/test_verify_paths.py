@@ -1,4 +1,4 @@
-"""Gates are found by a pass without values; where a pass on values takes other kernels, they are found again on values."""
+"""Gates are found by a pass without values; where one on values takes other kernels, they are found again on values."""
 
 from dataclasses import replace
 

@@ -41,11 +41,7 @@ def run(arguments: Arguments) -> int:
     if len(config.seeds) == 1:
         config = replace(config, seeds=seeds(config.seeds[0]))
     study = compared(config, Console(stderr=True, highlight=False, markup=False))
-    if arguments.json:
-        json.dump(as_json(study), sys.stdout, indent=1)
-        print()
-    else:
-        show(study)
+    tell(study, as_data=arguments.json)
     return 0
 
 
@@ -57,6 +53,15 @@ def compared(config: CompareConfig, console: Console) -> Study:
     study = read_study(config.out)
     write_page(study)
     return study
+
+
+def tell(study: Study, *, as_data: bool) -> None:
+    """Print the study, as tables or as JSON."""
+    if not as_data:
+        show(study)
+        return
+    json.dump(as_json(study), sys.stdout, indent=1)
+    print()
 
 
 def show(study: Study) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 from rich.console import Console
 
-from torchbonsai.cli.compare import as_json, show
+from torchbonsai.cli.compare import tell
 from torchbonsai.cli.live import Live
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Study, read_study
@@ -49,11 +47,7 @@ def run(arguments: Arguments) -> int:
     if len(settings.seeds) == 1:
         settings = replace(settings, seeds=seeds(settings.seeds[0]))
     study = followed(settings, Console(stderr=True, highlight=False, markup=False))
-    if arguments.json:
-        json.dump(as_json(study), sys.stdout, indent=1)
-        print()
-    else:
-        show(study)
+    tell(study, as_data=arguments.json)
     return 0
 
 

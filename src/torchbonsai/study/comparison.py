@@ -10,8 +10,7 @@ was broken off goes on where it stopped.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
 from torchbonsai.study.arms import Arms
 from torchbonsai.study.config import CompareConfig, config_of, share_of
-from torchbonsai.study.executor import Executor, InProcess, Workers, default_workers
+from torchbonsai.study.executor import running
 from torchbonsai.study.look import look
 from torchbonsai.study.record import RunRecord, write
 from torchbonsai.study.runner import Event, run
@@ -61,7 +60,8 @@ def compare_config(
             if event.output is not None and one.measured.spec == event.stage.spec:
                 on_record(record_of(one, finished, config))
 
-    with _executor(config, Store(out / "stages")) as (store, executor):  # workers import while this process looks
+    store = Store(out / "stages")
+    with running(store, config.workers, config.threads) as executor:  # workers import while this process looks
         material, places = look(config)
         Arms(config.concrete, material)  # a method that nobody knows fails before anything is written
         check_writable(out)
@@ -80,16 +80,6 @@ def compare_config(
         write(record, out / "records")
     summarise(config, material.splits, runs, records, finished, measured)
     return records
-
-
-@contextlib.contextmanager
-def _executor(config: CompareConfig, store: Store) -> Iterator[tuple[Store, Executor]]:
-    count = default_workers() if config.workers is None else config.workers
-    executor = Workers(store, count, threads=config.threads) if count else InProcess(store)
-    try:
-        yield store, executor
-    finally:
-        executor.close()
 
 
 def record_of(one: Run, finished: Finished, config: CompareConfig) -> RunRecord:

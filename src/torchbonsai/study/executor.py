@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -171,6 +171,17 @@ class _Worker:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
+
+
+@contextlib.contextmanager
+def running(store: Store, workers: int | None, threads: int) -> Iterator[Executor]:
+    """An executor, and its end. workers: processes, 0 for this one, None for what the machine has room for."""
+    count = default_workers() if workers is None else workers
+    executor = Workers(store, count, threads=threads) if count else InProcess(store)
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
 def default_workers() -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -13,7 +12,7 @@ from torchbonsai.study import stages  # noqa: F401  registers the kinds of stage
 from torchbonsai.study.about import About, write_about
 from torchbonsai.study.arms import Material
 from torchbonsai.study.best import best, candidates, hand_over
-from torchbonsai.study.executor import Executor, InProcess, Workers, default_workers
+from torchbonsai.study.executor import running
 from torchbonsai.study.recipes.chain import Chain, Draft, record_of
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RecipeSettings
@@ -80,7 +79,8 @@ def follow(
             if isinstance(chain, Chain) and event.output is not None and chain.tested.spec == event.stage.spec:
                 on_record(record_of(chain, finished, settings.identity))
 
-    with _executor(settings, Store(out / "stages")) as (store, executor):  # workers import while this process looks
+    store = Store(out / "stages")
+    with running(store, settings.workers, settings.threads) as executor:  # workers import while this process looks
         material, places = recipe.look(settings)
         check_writable(out)
         listed = (s.config for c in recipe.chains(Kit(settings.concrete, material), {}) for s in c.stages)
@@ -100,16 +100,6 @@ def follow(
         write(record, out / "records")
     _summarise(recipe, kit, arms, records, finished, measured)
     return records
-
-
-@contextlib.contextmanager
-def _executor(settings: RecipeSettings, store: Store) -> Iterator[tuple[Store, Executor]]:
-    count = default_workers() if settings.workers is None else settings.workers
-    executor = Workers(store, count, threads=settings.threads) if count else InProcess(store)
-    try:
-        yield store, executor
-    finally:
-        executor.close()
 
 
 def _summarise(

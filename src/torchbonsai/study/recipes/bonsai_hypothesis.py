@@ -18,14 +18,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
-from torchbonsai.study.methods import method
 from torchbonsai.study.recipes.equal import by_seed, common_levels, difference, kept_by_layer
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
-from torchbonsai.study.recipes.settings import RoundSettings
+from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import points, shares
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.settings import Settings, once, share_of, wrong
+from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 
 
@@ -62,9 +61,7 @@ class BonsaiHypothesis(RoundSettings):
     def __post_init__(self) -> None:
         """Raises ConfigError for a method or a budget that is none, or a tolerance outside [0, 1)."""
         super().__post_init__()
-        once("methods", self.methods)
-        for name in self.methods:
-            method(name)
+        check_methods(self.methods)
         share_of(self.budget)
         if not 0 <= self.tolerance < 1:
             raise wrong("tolerance must be within [0, 1)", str(self.tolerance))
@@ -82,11 +79,6 @@ class Recipe(Iterative):
         "share of channels that goes in a round, the training between rounds, when accuracies count as equal, batch "
         "norm in the network, all controls, both fairnesses."
     )
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Several importance measures, since the paper's is not known."""
-        return tuple(self.settings.methods)
 
     @property
     def before(self) -> tuple[float, ...]:

@@ -45,8 +45,8 @@ class Iterative:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Names of what scores."""
-        raise NotImplementedError
+        """Names of what scores: of the settings, where a recipe leaves it open."""
+        return tuple(self.settings.methods)
 
     @property
     def reached(self) -> str:

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
-from torchbonsai.study.methods import method
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
-from torchbonsai.study.recipes.settings import RoundSettings
+from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.settings import Settings, once, share_of
+from torchbonsai.study.settings import Settings, share_of
 from torchbonsai.study.stage import Stage
 
 
@@ -57,9 +56,7 @@ class LinearFilterEnsembles(RoundSettings):
     def __post_init__(self) -> None:
         """Raises ConfigError for a method or a budget that is none."""
         super().__post_init__()
-        once("methods", self.methods)
-        for name in self.methods:
-            method(name)
+        check_methods(self.methods)
         share_of(self.budget)
 
 
@@ -75,11 +72,6 @@ class Recipe(Iterative):
         "Only its abstract could be read. Ours: which ResNet, how masks are drawn and how many, minus the loss on "
         "images held out of training as the performance, the rounds, all training settings, controls and fairness."
     )
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """lfe, and what it is compared with."""
-        return tuple(self.settings.methods)
 
     def starts(self, kit: Kit, seed: int) -> dict[str, Stage]:
         """Step 1: trained, without the images that are held out."""

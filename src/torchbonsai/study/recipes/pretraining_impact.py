@@ -21,14 +21,13 @@ from typing import Any, ClassVar
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
 from torchbonsai.study.look import source_of
-from torchbonsai.study.methods import method
 from torchbonsai.study.recipes.equal import Removed, by_seed, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
-from torchbonsai.study.recipes.settings import RoundSettings
+from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import points, shares
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.settings import Settings, once, wrong
+from torchbonsai.study.settings import Settings, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.start import Checkpoint, FreshHead, LibraryWeights, NewWeights
 
@@ -75,9 +74,7 @@ class PretrainingImpact(RoundSettings):
     def __post_init__(self) -> None:
         """Raises ConfigError for a method that is none, or numbers outside their range."""
         super().__post_init__()
-        once("methods", self.methods)
-        for name in self.methods:
-            method(name)
+        check_methods(self.methods)
         if not 0 < self.share < 1 or not 0 <= self.tolerance < 1:
             raise wrong("share must be within (0, 1), tolerance within [0, 1)", f"{self.share}, {self.tolerance}")
         if self.source == WEIGHTS and self.source_epochs is not None:
@@ -110,11 +107,6 @@ class Recipe(Iterative):
         """Where the pretrained network is from."""
         name = self.settings.source or SOURCES[self.settings.data]
         return {"pretrained_on": f"the library's own {WEIGHTS}" if name == WEIGHTS else name}
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Filter norms, or what else was asked for."""
-        return tuple(self.settings.methods)
 
     @property
     def reached(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torchbonsai.study.settings import Settings, wrong
+from torchbonsai.study.methods import method
+from torchbonsai.study.settings import Settings, once, wrong
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,10 @@ class RoundSettings(RecipeSettings):
     def held_out(self) -> int:
         """Training images that no arm is trained on."""
         return self.hold_out
+
+
+def check_methods(names: tuple[str, ...]) -> None:
+    """Raises ConfigError for a method that nobody knows, or one named twice."""
+    once("methods", names)
+    for name in names:
+        method(name)

@@ -140,3 +140,25 @@ def test_hollow_and_real_passes_give_the_same_graph():
     assert not b.evidence.hollow
     assert a.explain() == b.explain()
     assert [(p.op, p.constant) for p in a.products] == [(p.op, p.constant) for p in b.products]
+
+
+@pytest.mark.parametrize("of_weights", [False, True])
+def test_strides_of_axes_of_one_element_decide_the_layout(of_weights: bool) -> None:
+    """(n, 1, h, w), and a 1x1 kernel, can be contiguous and channels last at once; convolutions take them for the
+    latter, and reshape then copies."""
+    kernel, before = (1, 4) if of_weights else (3, 1)
+    net = nn.Sequential(
+        nn.Conv2d(before, 8, kernel), nn.ReLU(), nn.Conv2d(8, 10, 3), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(5)
+    )
+    x = torch.randn(2, before, 12, 12)
+    net(x)
+    if of_weights:
+        net = net.to(memory_format=torch.channels_last)
+    else:
+        x = x.as_strided(x.shape, (144, 1, 12, 1))
+        assert x.is_contiguous()
+    for _ in range(2):
+        result = tb.prune(net, x, budget=tb.Budget(widths={"2": 7}))
+        assert result.verification.exact
+        assert result.model[2].out_channels == 7
+        assert {group.name: group.size for group in result.graph.groups} == {"0": 8, "2": 10}

@@ -49,6 +49,20 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(strides)
 
 
+def plain(x: torch.Tensor) -> bool:
+    """Laid out in the order of its axes, by its strides as they are.
+
+    `is_contiguous` passes over axes of one element, whose strides decide what layout an op gives its output:
+    (n, 1, h, w) can be contiguous and channels last at once.
+    """
+    return x.stride() == contiguous(x.shape)
+
+
+def last(x: torch.Tensor) -> bool:
+    """(n, c, h, w) whose channels lie innermost, by its strides as they are."""
+    return x.dim() == 4 and x.stride() == channels_last(x.shape)
+
+
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a (n, c, *spatial) tensor whose channels lie innermost."""
     strides, step = [0] * len(shape), shape[1]
@@ -97,7 +111,7 @@ def answers(*funcs: Any) -> Callable[[Answer], Answer]:
 )
 def unary(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | None:
     """The form of x."""
-    return ZEROS.like(x, x.shape) if x.is_contiguous() and x.is_floating_point() else None
+    return ZEROS.like(x, x.shape) if plain(x) and x.is_floating_point() else None
 
 
 @answers(
@@ -114,7 +128,7 @@ def binary(a: Any, b: Any, **_: Any) -> torch.Tensor | None:
     """The form of both broadcast together, where that is plain to see."""
     if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
         return unary(a) if isinstance(a, torch.Tensor) else None
-    if a.dtype != b.dtype or not a.is_floating_point() or not (a.is_contiguous() and b.is_contiguous()):
+    if a.dtype != b.dtype or not a.is_floating_point() or not (plain(a) and plain(b)):
         return None
     if a.shape == b.shape:
         return ZEROS.like(a, a.shape)
@@ -137,8 +151,8 @@ def convolution(
     spatial = x.dim() - 2
     if w.dim() != x.dim() or x.shape[1] != (w.shape[0] if transposed else w.shape[1] * groups):
         return None
-    plain = x.is_contiguous() and w.is_contiguous()
-    if not plain and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+    inner = not (plain(x) and plain(w))
+    if inner and not last(x):
         return None
     sizes = [
         _slid(
@@ -149,7 +163,7 @@ def convolution(
     if min(sizes, default=1) < 1:
         return None
     shape = (x.shape[0], w.shape[1] * groups if transposed else w.shape[0], *sizes)
-    return ZEROS.like(x, shape, None if plain else channels_last(shape))
+    return ZEROS.like(x, shape, channels_last(shape) if inner else None)
 
 
 def _at(value: Any, k: int) -> int:
@@ -168,7 +182,7 @@ def _slid(n: int, kernel: int, stride: int, padding: int, dilation: int, extra: 
 @answers(aten.native_batch_norm.default)
 def batch_norm(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...] | None:
     """(n, c, *s); saved statistics in train mode."""
-    if not x.is_contiguous() and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+    if not plain(x) and not last(x):
         return None
     saved = (x.shape[1],) if rest[4] else (0,)
     return ZEROS.like(x, x.shape, x.stride()), ZEROS.like(x, saved), ZEROS.like(x, saved)
@@ -185,7 +199,7 @@ def layer_norm(x: torch.Tensor, shape: Any, *_: Any) -> tuple[torch.Tensor, ...]
 @answers(aten.native_group_norm.default)
 def group_norm(x: torch.Tensor, w: Any, b: Any, n: int, c: int, hw: int, group: int, eps: float) -> Any:
     """(n, c, *s), and mean and deviation a group."""
-    return (ZEROS.like(x, x.shape), ZEROS.like(x, (n, group)), ZEROS.like(x, (n, group))) if x.is_contiguous() else None
+    return (ZEROS.like(x, x.shape), ZEROS.like(x, (n, group)), ZEROS.like(x, (n, group))) if plain(x) else None
 
 
 @answers(aten._softmax.default, aten._log_softmax.default)
@@ -225,7 +239,7 @@ def cat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor | None:
     at = dim % max(first.dim(), 1)
     before, after = tuple(first.shape[:at]), tuple(first.shape[at + 1 :])
     for t in tensors:
-        if t.dtype != first.dtype or not t.is_contiguous():
+        if t.dtype != first.dtype or not plain(t):
             return None
         if t.shape[:at] != before or t.shape[at + 1 :] != after:
             return None
@@ -235,9 +249,7 @@ def cat(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor | None:
 @answers(aten.clone.default)
 def clone(x: torch.Tensor, memory_format: Any = None) -> torch.Tensor | None:
     """x on memory of its own."""
-    if memory_format is torch.contiguous_format or (
-        x.is_contiguous() and memory_format in (None, torch.preserve_format)
-    ):
+    if memory_format is torch.contiguous_format or (plain(x) and memory_format in (None, torch.preserve_format)):
         return ZEROS.like(x, x.shape)
     return None
 
@@ -259,7 +271,7 @@ def _pool(func: Any, dims: int) -> None:
     @answers(func)
     def pool(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the op makes of one channel, for all channels."""
-        if x.dim() != dims + 2 or not x.is_contiguous() or x.shape[1] < 2:
+        if x.dim() != dims + 2 or not plain(x) or x.shape[1] < 2:
             return None
         out = func(x.narrow(1, 0, 1).contiguous(), *args, **kwargs)
         made = [

@@ -10,6 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+LATER: dict[str, bool] = {"later": True}
+"""Metadata of a dataclass's field that came after others were hashed: left out where it has its default, so that what
+was hashed before keeps its hash, and a study that was begun before goes on."""
+
 
 def plain(value: Any) -> Any:
     """`value` as JSON data; a dataclass becomes a dict that names its type, so that two types never hash alike.
@@ -17,8 +21,10 @@ def plain(value: Any) -> Any:
     Raises TypeError for anything that has no canonical form (a tensor, a function, an open file).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        shown = [
+            f for f in dataclasses.fields(value) if not (f.metadata == LATER and getattr(value, f.name) == f.default)
+        ]
+        return {"type": type(value).__name__, **{f.name: plain(getattr(value, f.name)) for f in shown}}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

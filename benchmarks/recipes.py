@@ -27,6 +27,7 @@ import torchbonsai
 
 RESULTS = Path(__file__).parent.parent / "results" / "recipes"
 FAST = "--precision bf16 --channels-last"
+MLP = f"--model mlp --data mnist --data-dir MNIST --augment --lr 0.05 {FAST}"
 SMALL = f"--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 3000 --val-size 1000 {FAST}"
 VGG = f"--data cifar10 --data-dir CIFAR --width 0.25 --augment flip {FAST}"
 
@@ -39,16 +40,16 @@ RECORDS = {
     "--start-epochs 2 --rounds 6 --share 0.2 --round-epochs 0.5 --no-equal-compute",
     "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --start-epochs 2.5 --rounds 4 --round-epochs 0.5 "
     "--no-equal-compute",
-    "lfe-mlp": f"linear-filter-ensembles --model mlp --data mnist --data-dir MNIST --start-epochs 10 --hold-out 1000 "
-    f"--rounds 3 --round-epochs 4 --budget 4x {FAST}",
+    "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
+    "--rounds 3 --round-epochs 4 --budget 4x",
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --start-epochs 4 --rounds 3 --round-epochs 1 "
     "--no-equal-compute",
     "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 3 "
     "--rounds 4 --share 0.25 --round-epochs 1",
-    "small-linear-filter-ensembles": "linear-filter-ensembles --model mlp --data mnist --data-dir MNIST --augment crop "
-    f"--limit-train 5000 --val-size 1000 --hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x {FAST}",
+    "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
+    "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
     "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --start-epochs 4 --epochs 4 --gate-epochs 4",
 }
 """What is run. CIFAR, MNIST and SHARED stand for the folders of the data."""

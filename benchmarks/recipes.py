@@ -28,7 +28,7 @@ import torchbonsai
 RESULTS = Path(__file__).parent.parent / "results" / "recipes"
 FAST = "--precision bf16 --channels-last"
 MLP = f"--model mlp --data mnist --data-dir MNIST --augment --lr 0.05 {FAST}"
-SMALL = f"--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 3000 --val-size 1000 {FAST}"
+SMALL = f"--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 2000 --val-size 1000 {FAST}"
 VGG = f"--data cifar10 --data-dir CIFAR --width 0.25 --augment flip {FAST}"
 
 RECORDS = {
@@ -36,8 +36,8 @@ RECORDS = {
     f"--round-epochs 2 --no-equal-compute {FAST}",
     "pruning-from-scratch-vgg16": f"pruning-from-scratch {VGG} --start-epochs 3 --epochs 3 --gate-epochs 5 "
     "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-equal-compute",
-    "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 30000 --source cifar100 --source-epochs 3 "
-    "--start-epochs 2 --rounds 6 --share 0.2 --round-epochs 0.5 --no-equal-compute",
+    "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --source cifar100 --source-epochs 2 "
+    "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --no-equal-compute",
     "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --start-epochs 2.5 --rounds 4 --round-epochs 0.5 "
     "--no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,7 @@ def test_held_out_images_are_as_before_without_a_checkpoint() -> None:
     assert (LinearFilterEnsembles().hold_out, LinearFilterEnsembles().start_epochs) == (500, 100)
     mine = LinearFilterEnsembles(checkpoint="w.pt", val_unseen=True, hold_out=0)
     assert (mine.held_out, mine.start_epochs) == (0, 0)
+    assert replace(mine, seeds=(1,)).start_epochs == 0, "as the command line does"
 
 
 def test_names_and_checkpoint_are_checked_before_anything_runs(tmp_path: Path) -> None:

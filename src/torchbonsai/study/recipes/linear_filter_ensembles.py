@@ -48,7 +48,7 @@ class LinearFilterEnsembles(RoundSettings):
         checkpoint: Start from this file instead of start_epochs of training. Needs test_half or val_unseen.
         val_unseen: You know that the checkpoint was trained on none of the images that are scored and chosen on here.
         only: Modules whose channels may go, names or patterns; layer*.conv1: the inner channels of our ResNets.
-        methods: What scores, beside the paper's lfe.
+        methods: What scores: lfe (4 masks a channel), lfe-quick (2, in bfloat16), others to compare with.
         budget: MACs to keep after the last round; every round removes the same share of what is left.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchbonsai.core.config import LATER
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, DataError, message
 from torchbonsai.data import cifar, fashion, folders, idx, svhn
 from torchbonsai.data.cut import Labelled, in_halves, with_validation
@@ -41,7 +41,7 @@ class DataConfig:
     val_size: int | None = None
     seed: int = 0
     image_size: int | None = None
-    test_half: bool = field(default=False, metadata=LATER)
+    test_half: bool = added_later(False)
 
 
 Reader = Callable[[Path | None], Raw]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from torchbonsai.core.config import config_hash
+from torchbonsai.core.config import added_later, config_hash, said
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.load import DataConfig
 from torchbonsai.study.numerics import Numerics
@@ -48,6 +48,8 @@ class Settings:
         device: Where to train.
         threads: Of torch in every process.
         workers: Processes; 0 is this one. Default: 2 where there are two cores.
+        milestones: Shares of a training at which the step schedule takes a tenth of the learning rate.
+        decay_depthwise: Weight decay on the weights of depthwise convolutions, too.
     """
 
     model: str = "bonsai_small"
@@ -75,6 +77,8 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     workers: int | None = None
+    milestones: tuple[float, ...] = added_later((0.5, 0.75))
+    decay_depthwise: bool = added_later(True)
 
     lists: ClassVar[tuple[str, ...]] = ("augment",)
     numbers: ClassVar[tuple[str, ...]] = (
@@ -119,6 +123,7 @@ class Settings:
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             schedule=self.schedule,
+            milestones=self.milestones,
             warmup_epochs=self.warmup_epochs,
             label_smoothing=self.label_smoothing,
             augment=self.augment,
@@ -126,6 +131,7 @@ class Settings:
             channels_last=self.channels_last,
             compile=self.compile,
             seed=seed,
+            decay_depthwise=self.decay_depthwise,
         )
 
     @property
@@ -143,7 +149,7 @@ class Settings:
     @property
     def identity(self) -> str:
         """A hash of all settings that the results depend on."""
-        return config_hash({f.name: getattr(self, f.name) for f in fields(self) if f.name not in PLACES})
+        return config_hash({name: value for name, value in said(self).items() if name not in PLACES})
 
 
 def share_of(budget: str) -> float:

@@ -59,7 +59,7 @@ class Settings:
     data_dir: str | None = None
     limit_train: int | None = None
     val_size: int | None = None
-    test_half: bool = False
+    test_half: bool = added_later(False)
     round_to: int = 1
     score_images: int = 1000
     lr: float = 0.1

@@ -44,7 +44,8 @@ RECORDS = {
     "--rounds 3 --round-epochs 4 --budget 4x",
     "linear-filter-ensembles-resnet20": "linear-filter-ensembles --model resnet20 --data cifar10 --data-dir CIFAR "
     f"--checkpoint 'SHARED/weights/resnet20-*.th' --test-half --only 'layer*.conv1' --limit-train 20000 {FAST} "
-    "--methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 --round-epochs 0.5 --no-equal-compute",
+    "--methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 --round-epochs 0.5 "
+    "--no-equal-compute",
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --start-epochs 4 --rounds 3 --round-epochs 1 "

@@ -27,7 +27,7 @@ class Arm:
     "reinitialised" and "shuffled" the method whose widths or scores they take; "" of the others. control: "" or one of
     CONTROLS. budget: as the user wrote it, "" of the dense control under equal-epochs, which belongs to all.
     source_counted: False on the row that shows a pretrained start once more with its source training free, as if
-    downloaded. shape_of: of "reinitialised", the start that ended in that shape, where the starts ended in different ones.
+    downloaded. shape_of: of "reinitialised", the start that ended in that shape, where starts ended in different ones.
     """
 
     start: str

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from torchbonsai.core.config import added_later, config_hash, said
 from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.data.load import DataConfig
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.training.config import TrainConfig
 
@@ -27,6 +28,8 @@ class Settings:
         data_dir: Where the data set's official files are.
         limit_train: Train on so many images only.
         val_size: Images held out of the training images, to choose on.
+        test_half: For checkpoints that have seen all training images: score and choose on a fixed half of the test set,
+            a half of it each, and test on the other half.
         round_to: Widths are multiples of this.
         score_images: Training images that a criterion may look at.
         lr: Learning rate at its highest, of SGD.
@@ -56,6 +59,7 @@ class Settings:
     data_dir: str | None = None
     limit_train: int | None = None
     val_size: int | None = None
+    test_half: bool = added_later(False)
     round_to: int = 1
     score_images: int = 1000
     lr: float = 0.1
@@ -128,6 +132,18 @@ class Settings:
             compile=self.compile,
             seed=seed,
             decay_depthwise=self.decay_depthwise,
+        )
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The images that are trained, chosen and tested on."""
+        return DataConfig(
+            self.data,
+            self.data_dir,
+            self.limit_train,
+            self.val_size,
+            image_size=self.image_size,
+            test_half=self.test_half,
         )
 
     @property

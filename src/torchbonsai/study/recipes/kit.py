@@ -126,8 +126,7 @@ class Kit:
 
     def reinitialised(self, like: Chain, shape_of: str = "") -> tuple[Arm, Stage]:
         """The control that has the last shape of `like` with new weights: its arm and its start."""
-        new = {"start": "untrained", "control": "reinitialised", "source_counted": True}
-        arm = replace(like.arm, **new, shape_of=shape_of)
+        arm = replace(like.arm, start="untrained", control="reinitialised", source_counted=True, shape_of=shape_of)
         label = f"new weights at the widths of {like.arm.start_name} {like.arm.name}, seed {like.seed}"
         return arm, Stage(Reinitialise(like.seed), {"model": like.network}, label)
 

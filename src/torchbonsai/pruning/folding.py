@@ -94,24 +94,16 @@ class Folding:
         """What is proved, then what never changed over the batches; 0 where neither holds."""
         proved, why = _proofs(model, folds, self.example_inputs)
         measured = self._over_batches(model, folds) if self.batches else {}
-        found, count = {}, [0, 0, 0]
-        for fold in folds:
-            if fold.weight not in proved:
-                continue
-            sure, seen = proved[fold.weight], measured.get(fold.weight)
-            values = torch.where(_same_everywhere(sure), sure.total / sure.count, torch.nan)
-            count[0] += int(values.isfinite().sum())
-            if seen is not None and seen.count > 1:
-                still = values.isnan() & (seen.low == seen.high)
-                values = torch.where(still, seen.low, values)
-                count[1] += int(still.sum())
-            count[2] += int((~values.isfinite()).sum())
-            found[fold.weight] = torch.where(values.isfinite(), values, 0.0)
-        notes = [f"of them {count[0]} do not depend on the input (of the example's shape), by proof"]
+        found: dict[str, Tensor] = {}
+        count: Counter[str] = Counter()
+        for name, sure in proved.items():
+            found[name], told = _constant_values(sure, measured.get(name))
+            count.update(told)
+        said = f"of the removed inputs {count['proved']} do not depend on the input (of the example's shape), by proof"
         if self.batches:
-            notes[0] += f"; {count[1]} never changed over the batches, which is no proof"
-        notes[0] += f"; {count[2]} vary and are masked"
-        return found, notes + [f"nothing could be proved constant: {reason}" for reason in why]
+            said += f"; {count['measured']} never changed over the batches, which is no proof"
+        said += f"; {count['vary']} vary and are masked"
+        return found, [said, *(f"nothing could be proved constant: {reason}" for reason in why)]
 
     def _over_batches(self, model: nn.Module, folds: list[Fold]) -> dict[str, Seen]:
         copy = alias_copy(model).eval()
@@ -169,11 +161,21 @@ def _proofs(model: nn.Module, folds: list[Fold], example_inputs: Any) -> tuple[d
     return found, list(dict.fromkeys(void))
 
 
-def _same_everywhere(seen: Seen) -> Tensor:
-    """(n,) bool: independent of the input, and the same at every position but for rounding."""
-    assert seen.proved is not None
-    size = torch.maximum(seen.low.abs(), seen.high.abs())
-    return seen.proved & (seen.high - seen.low <= 4 * seen.rounding * size)
+def _constant_values(sure: Seen, seen: Seen | None) -> tuple[Tensor, dict[str, int]]:
+    """(n,) float64, 0 for what varies; how many of them are proved, measured or vary.
+
+    Proved: independent of the input, and the same at every position but for rounding.
+    """
+    assert sure.proved is not None
+    size = torch.maximum(sure.low.abs(), sure.high.abs())
+    proved = sure.proved & (sure.high - sure.low <= 4 * sure.rounding * size)
+    still = torch.zeros_like(proved)
+    values = torch.where(proved, sure.total / sure.count, 0.0)
+    if seen is not None and seen.count > 1:
+        still = ~proved & (seen.low == seen.high)
+        values = torch.where(still, seen.low, values)
+    numbers = {"proved": proved, "measured": still, "vary": ~(proved | still)}
+    return values, {what: int(which.sum()) for what, which in numbers.items()}
 
 
 def _with(plan: PruningPlan, folds: tuple[Fold, ...], graph: ChannelGraph) -> PruningPlan:

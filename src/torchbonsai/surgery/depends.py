@@ -25,7 +25,8 @@ _MOVES = frozenset("clone cat stack constant_pad_nd index index_select flip roll
 _MIXES = frozenset(
     "max_pool1d avg_pool1d max_pool2d_with_indices avg_pool2d max_pool3d_with_indices avg_pool3d mean sum amax "
     "_adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
-    "upsample_nearest3d upsample_bilinear2d".split()
+    "upsample_nearest3d upsample_bilinear2d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+    "replication_pad2d replication_pad3d".split()
 )
 """Ops whose output depends on all that lies under a window; none of their weights is negative."""
 _READS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})

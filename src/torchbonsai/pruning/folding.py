@@ -102,7 +102,7 @@ class Folding:
         said = f"of the removed inputs {count['proved']} do not depend on the input (of the example's shape), by proof"
         if self.batches:
             said += f"; {count['measured']} never changed over the batches, which is no proof"
-        said += f"; {count['vary']} vary and are masked"
+        said += f"; {count['vary']} vary and are masked; what is always zero needs no folding"
         return found, [said, *(f"nothing could be proved constant: {reason}" for reason in why)]
 
     def _over_batches(self, model: nn.Module, folds: list[Fold]) -> dict[str, Seen]:

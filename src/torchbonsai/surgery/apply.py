@@ -56,7 +56,8 @@ def cut(plan: PruningPlan, name: str, tensor: torch.Tensor, added: torch.Tensor 
     """
     value = narrow(tensor, plan.kept.get(name, {}))
     if added is not None:
-        value.data = narrow((tensor.detach().double() + added).to(tensor.dtype), plan.kept.get(name, {}))
+        total = tensor.detach().double() + added.to(tensor.device)
+        value.data = narrow(total.to(tensor.dtype), plan.kept.get(name, {}))
     if name in plan.moved:
         value.copy_(torch.searchsorted(plan.moved[name].to(value.device), value))
     with torch.no_grad():

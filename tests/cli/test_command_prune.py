@@ -146,3 +146,18 @@ def test_where_the_network_will_run(bonsai, monkeypatch, tmp_path) -> None:
     assert sum(p.numel() * 4 for p in tb.load("small").parameters()) <= 900_000
     assert bonsai("prune lenet --latency 0.5 --dry-run").code == 2  # on what?
     assert bonsai("prune lenet --latency 0.5 --on cpu --dry-run").code == 2
+
+
+def test_constants_are_folded_where_asked(bonsai) -> None:
+    dense = build(ModelConfig("lenet", (1, 28, 28)), seed=0)
+    with torch.no_grad():
+        dense.conv1.weight[:10] = 0
+    torch.save(dense.state_dict(), "dense.pt")
+    said = bonsai("prune lenet --weights dense.pt --keep-channels 0.9 --only conv1 --fold constant --out one --dry-run")
+    assert said.code == 0
+    assert "do not depend on the input" in said.out
+    assert bonsai("prune lenet --weights dense.pt --keep-channels 0.5 --only conv1 --fold constant --out one").code == 0
+    x = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    small = tb.load("one")
+    assert small.conv1.out_channels == 10
+    assert torch.allclose(small(x), dense.eval()(x), atol=1e-5)

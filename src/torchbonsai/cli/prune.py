@@ -72,6 +72,9 @@ class Arguments:
     blocks: Literal["whole", "inside"] | None = None
     """Of attention heads and other equal blocks: whole ones leave, or the same positions inside each. Default: what
     leaves more to choose from."""
+    fold: Literal["constant"] | None = None
+    """constant: what removed channels gave their readers always, whatever the input (a norm's shift behind filters of
+    zero), goes into the readers' biases."""
     out: str | None = None
     """Folder for the small network."""
     dry_run: bool = False
@@ -97,6 +100,7 @@ def run(arguments: Arguments) -> int:
             only=arguments.only or None,
             prune_outputs=arguments.prune_outputs,
             blocks=arguments.blocks,
+            fold=arguments.fold,
         )
     folder = None if arguments.dry_run else _saved(given, result, str(arguments.out))
     if arguments.json:

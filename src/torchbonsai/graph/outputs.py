@@ -75,6 +75,7 @@ def note_returned(log: Log, out: Any) -> list[torch.Tensor]:
     """Write what the returned tensors carry into `log`; returns them."""
     returned = tensors_within(out)
     log.returned = tuple(getattr(t, "_bonsai", Shadow()).fields for t in returned)
+    log.returned_by = frozenset(k for t in returned for k in getattr(t, "_bonsai_origins", ()))
     return returned
 
 

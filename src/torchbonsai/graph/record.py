@@ -127,7 +127,8 @@ class Log:
     """One forward pass in one mode on one example, number `example`.
 
     doubled: on its batch repeated once. crop: on so many rows and columns of it. hollow: activations had sizes, but no
-    values (see graph/hollow.py). note: why it could not be run. returned: the fields of the tensors that came out.
+    values (see graph/hollow.py). note: why it could not be run. returned: the fields of the tensors that came out;
+    returned_by: the numbers of the ops whose outputs these rearrange.
     """
 
     training: bool
@@ -138,3 +139,4 @@ class Log:
     hollow: bool = False
     note: str | None = None
     returned: tuple[Fields, ...] = ()
+    returned_by: frozenset[int] = frozenset()

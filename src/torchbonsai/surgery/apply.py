@@ -10,6 +10,7 @@ from torch import nn
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.forward import copy_module, walk, with_attributes
 from torchbonsai.graph.trace import named_tensors
+from torchbonsai.surgery.fold import newborn, shifts
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan
 
 
@@ -21,6 +22,8 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     names = dict(named_tensors(model))
+    new = newborn(plan.folds, names)
+    names |= new
     for name in plan.kept:
         if name not in names or tuple(names[name].shape) != tuple(plan.shapes[name]):
             got = f"shape {tuple(names[name].shape)}" if name in names else "no such tensor"
@@ -32,19 +35,29 @@ def apply(plan: PruningPlan, model: nn.Module) -> nn.Module:
                     "apply it to the dense network that it was made from",
                 )
             )
+    added = shifts(plan.folds, names)
     for name, tensor in names.items():
         if id(tensor) not in memo:
-            memo[id(tensor)] = cut(plan, name, tensor)
+            memo[id(tensor)] = cut(plan, name, tensor, added.get(name))
     small = copy_module(model, memo)
-    modules = dict(walk(small)) if plan.edits else {}
+    modules = dict(walk(small)) if plan.edits or new else {}
+    for name, zeros in new.items():
+        path, _, attribute = name.rpartition(".")
+        modules[path].register_parameter(attribute, memo[id(zeros)])
     for edit in plan.edits:
         set_attribute(modules[edit.module], edit)
     return small
 
 
-def cut(plan: PruningPlan, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """What the plan leaves of a parameter or buffer, rescaled rows and renumbered positions included."""
+def cut(plan: PruningPlan, name: str, tensor: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+    """What the plan leaves of a parameter or buffer, rescaled rows and renumbered positions included.
+
+    added: what its folds add to the dense tensor.
+    """
     value = narrow(tensor, plan.kept.get(name, {}))
+    if added is not None:
+        total = tensor.detach().double() + added.to(tensor.device)
+        value.data = narrow(total.to(tensor.dtype), plan.kept.get(name, {}))
     if name in plan.moved:
         value.copy_(torch.searchsorted(plan.moved[name].to(value.device), value))
     with torch.no_grad():

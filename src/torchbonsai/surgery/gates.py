@@ -63,10 +63,7 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
         return _of_bindings(graph)
     evidence: Evidence = graph.evidence
     log, solution = log or evidence.logs[0], solution or evidence.solution
-    number = np.full(solution.why.size, FROZEN, dtype=np.int64)
-    for name, axes in graph.axes.items():
-        for axis, atoms in axes.items():
-            number[solution.component[evidence.labels[name][axis]]] = atoms
+    number = atom_numbers(graph, solution)
     plain = _plain_weights(log)
     weights: dict[str, tuple[int, Ints]] = {}
     activations: list[ActivationGate] = []
@@ -81,6 +78,15 @@ def gate_sites(graph: ChannelGraph, log: Log | None = None, solution: Solution |
             else:
                 activations.append(ActivationGate(index, record.name, c.operand, c.axes, atoms))
     return GateSites(weights, activations, outputs_of(log, number, solution.component))
+
+
+def atom_numbers(graph: ChannelGraph, solution: Solution) -> Ints:
+    """(components,) the atom of every component of `solution`, FROZEN where none."""
+    number = np.full(solution.why.size, FROZEN, dtype=np.int64)
+    for name, axes in graph.axes.items():
+        for axis, atoms in axes.items():
+            number[solution.component[graph.evidence.labels[name][axis]]] = atoms
+    return number
 
 
 def sites_in(graph: ChannelGraph, train: bool) -> GateSites:

@@ -57,6 +57,15 @@ def narrow_in_place(
     or anything before it raises, everything is as it was. Raises PlanError for a parameter with hooks, or an
     averaged copy of another model.
     """
+    if plan.folds:
+        raise PlanError(
+            message(
+                "a plan that folds constants into biases is applied by tb.prune, to a copy",
+                f"{len(plan.folds)} folds",
+                "a plan made with fold=, given to a cut in place",
+                "cut in place without fold=",
+            )
+        )
     _check_hooks(plan, model)
     fresh = transfer(plan, optimizer, small, dense=model)  # may refuse, so before anything is changed
     copies = [(inner, apply(plan, inner)) for f in followers if (inner := _module_in(f)) is not None]

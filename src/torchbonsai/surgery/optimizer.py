@@ -27,7 +27,8 @@ def transfer(
     """An optimizer of the same class and param groups over `small`'s parameters.
 
     State of a parameter's shape is sliced (not rescaled where `plan.scales` rescales rows), scalars are copied;
-    anything else is a PlanError, as is a parameter that is not one of the dense module's.
+    anything else is a PlanError, as is a parameter that is not one of the dense module's. A new bias of `plan.folds`
+    joins the group of its weight, without state.
     """
     if dense is None:
         known = _dense_of.get(plan)
@@ -43,14 +44,14 @@ def transfer(
         )
     names = {id(p): n for n, p in dense.named_parameters(remove_duplicate=False)}
     targets = dict(small.named_parameters(remove_duplicate=False))
+    born = {f.weight: targets[f.name] for f in plan.folds if f.into == "new bias"}
     groups: list[dict[str, Any]] = []
     pairs: list[tuple[nn.Parameter, nn.Parameter, str]] = []
     for group in optimizer.param_groups:
         matched = [(p, targets[name_of(p, names)], name_of(p, names)) for p in group["params"]]
         pairs += matched
-        groups.append(
-            {**{k: copy.deepcopy(v) for k, v in group.items() if k != "params"}, "params": [t for _, t, _ in matched]}
-        )
+        targeted = [t for _, target, name in matched for t in (target, born.get(name)) if t is not None]
+        groups.append({**{k: copy.deepcopy(v) for k, v in group.items() if k != "params"}, "params": targeted})
     fresh = _same_class(optimizer, groups)
     for p, target, name in pairs:
         if p in optimizer.state:

@@ -14,6 +14,7 @@ from torch import nn
 from torchbonsai.core.errors import PlanError, message
 from torchbonsai.graph.channel_graph import Bools, ChannelGraph, Inexact
 from torchbonsai.graph.outputs import kept_positions
+from torchbonsai.surgery.fold import Fold, in_dense
 
 Kept = Mapping[str, Mapping[int, torch.Tensor]]
 """Tensor name -> axis -> (kept,) int64 positions, ascending, on the CPU; narrowed axes only."""
@@ -53,7 +54,8 @@ class PruningPlan:
     inexact: why removed channels change a number that the masked reference keeps; empty for an exact plan.
     moved: buffer of positions -> (old positions along its axis that stay), by which its values are renumbered.
     outputs: of each tensor that the eval forward returns, in order, axis -> positions that stay; empty if all do.
-    scales: rows of parameters that are multiplied by a factor.
+    scales: rows of parameters that are multiplied by a factor. folds: what removed channels gave their readers, added
+    to biases; a new one is listed in `kept` and `shapes` as if the dense network had one of zeros.
     """
 
     kept: dict[str, dict[int, torch.Tensor]]
@@ -63,11 +65,12 @@ class PruningPlan:
     moved: Mapping[str, torch.Tensor] = field(default_factory=dict)
     outputs: tuple[Mapping[int, torch.Tensor], ...] = ()
     scales: tuple[Rescale, ...] = ()
+    folds: tuple[Fold, ...] = ()
 
     @property
     def changed(self) -> frozenset[str]:
-        """Names of the tensors that get other values: narrowed, renumbered or rescaled."""
-        return frozenset((*self.kept, *self.moved, *(s.name for s in self.scales)))
+        """Names of the tensors that get other values: narrowed, renumbered, rescaled or folded into."""
+        return frozenset((*self.kept, *self.moved, *(s.name for s in self.scales), *(f.name for f in self.folds)))
 
     def to_json(self) -> dict[str, Any]:
         """JSON data: version, kept positions, shapes, edits and reasons."""
@@ -83,6 +86,7 @@ class PruningPlan:
                 for s in self.scales
             ],
             "outputs": [{str(a): k.tolist() for a, k in axes.items()} for axes in self.outputs],
+            **({"folds": [f.to_json() for f in self.folds]} if self.folds else {}),
         }
 
     @staticmethod
@@ -102,7 +106,9 @@ class PruningPlan:
                 Rescale(s["name"], s["axis"], torch.tensor(s["positions"], dtype=torch.int64), s["factor"])
                 for s in data.get("scales", ())
             )
-            return PruningPlan(kept, shapes, edits, tuple(Inexact(r) for r in data["inexact"]), moved, outputs, scales)
+            inexact = tuple(Inexact(r) for r in data["inexact"])
+            folds = tuple(Fold.from_json(f) for f in data.get("folds", ()))
+            return PruningPlan(kept, shapes, edits, inexact, moved, outputs, scales, folds)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 message(
@@ -190,13 +196,20 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         moved[name] = moved[name][stays] if name in moved else stays
     outputs = tuple(_indexed(a or {}, b or {}) for a, b in zip_longest(first.outputs, second.outputs))
     scales = (*first.scales, *(_in_dense(first, s) for s in second.scales))
-    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved, outputs, scales)
+    folds = (*first.folds, *(_fold_in_dense(first, f) for f in second.folds))
+    return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved, outputs, scales, folds)
 
 
 def _in_dense(first: PruningPlan, scale: Rescale) -> Rescale:
     """A rescaling of what `first` left, in positions of the original."""
     stays = first.kept.get(scale.name, {}).get(scale.axis)
     return scale if stays is None else replace(scale, positions=stays[scale.positions])
+
+
+def _fold_in_dense(first: PruningPlan, fold: Fold) -> Fold:
+    """A fold into what `first` left, in positions of the original."""
+    stays = first.kept.get(fold.weight, {}).get(fold.axis)
+    return fold if stays is None else in_dense(fold, stays, first.shapes[fold.weight][fold.axis])
 
 
 def _indexed(first: Mapping[int, torch.Tensor], second: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:

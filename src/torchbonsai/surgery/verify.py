@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,9 @@ from torchbonsai.graph.outputs import kept_positions, narrowed
 from torchbonsai.graph.rules.per_channel import BATCH_NORMS
 from torchbonsai.graph.trace import named_tensors
 from torchbonsai.surgery.apply import apply
+from torchbonsai.surgery.fold import Fold
 from torchbonsai.surgery.gates import GateSites, run_gated, sites_of_pass
+from torchbonsai.surgery.held import Held
 from torchbonsai.surgery.plan import PruningPlan
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -30,7 +32,8 @@ class Verification:
     """On the example inputs, in eval mode, with the given weights and with constant ones randomised.
 
     max_rel_error: the larger of max|small - masked| / max|masked|, None if not compared. reason: why not exact.
-    outputs: what of the outputs was compared.
+    outputs: what of the outputs was compared. removed: what the removed channels are in the large network: zero
+    wherever a contraction reads them, or held at the constants that were folded.
     """
 
     exact: bool
@@ -38,11 +41,15 @@ class Verification:
     reason: str
     dtype: str = ""
     outputs: Literal["whole", "kept channels"] = "whole"
+    removed: Literal["masked", "held"] = "masked"
 
     def __str__(self) -> str:
         if self.max_rel_error is None:
             return f"not verified: {self.reason}"
-        said = "equals the masked network" if self.exact else f"differs from the masked network ({self.reason})"
+        large = "the masked network"
+        if self.removed == "held":
+            large = "the large network with removed channels held at the folded constants"
+        said = f"equals {large}" if self.exact else f"differs from {large} ({self.reason})"
         where = f"on the example inputs, eval mode, {self.dtype}"
         where += ", of the outputs the kept channels" if self.outputs != "whole" else ""
         return f"{said}, relative error {self.max_rel_error:.1e} ({where})"
@@ -64,6 +71,8 @@ def verify(
 ) -> Verification:
     """Compare `small` with `model` under gates of zero for the atoms that `kept` (n_atoms,) drops.
 
+    Where the plan folds, the removed inputs of the contractions concerned are its constants instead of zero. With the
+    constants in the zero padding too, both must be equal; without, the difference is told, with the weights as given.
     Raises VerificationError where they differ and no inexact op explains it.
     """
     examples = as_examples(example_inputs)
@@ -82,9 +91,10 @@ def verify(
     assert found is not None
     error, name = found.error, str(dtype).removeprefix("torch.")
     compared: Literal["whole", "kept channels"] = "kept channels" if plan.outputs else "whole"
+    removed: Literal["masked", "held"] = "held" if plan.folds else "masked"
     if plan.inexact:
         reasons = "; ".join(dict.fromkeys(i.reason for i in plan.inexact))
-        return Verification(False, error, f"undefined by nature: {reasons}", name, compared)
+        return Verification(False, error, f"undefined by nature: {reasons}", name, compared, removed)
     if not error < found.allowed:
         raise VerificationError(
             message(
@@ -94,7 +104,16 @@ def verify(
                 "pass ignore= for the part concerned and report the model; the given model is untouched",
             )
         )
-    return Verification(True, error, "", name, compared)
+    padded = [f.weight for f in plan.folds if f.padded and bool(f.values.any())]
+    if padded:
+        error = max(error, _border_error(graph, plan, kept, model, small, examples, dtype))
+        reason = f"a bias holds for the inside, and {_some(padded)} pad with zeros: less reaches the border"
+        return Verification(False, error, reason, name, compared, removed)
+    return Verification(True, error, "", name, compared, removed)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _error_by_hollow_sites(
@@ -128,17 +147,17 @@ def _largest_error(
         large = alias_copy(model).to(dtype).eval()
         tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
         cast: list[Example] = [_cast(example, dtype) for example in examples]
-        sites = [sites_of_pass(graph, large, example, hollow) for example in cast]
+        sites = [_Removed(sites_of_pass(graph, large, example, hollow), kept, plan.folds) for example in cast]
         for example, places in zip(cast, sites, strict=True):
-            worst = max(worst, _difference(_masked(places, kept, large, example), _plain(tiny, example)))
+            worst = max(worst, _difference(_masked(places, large, example), _plain(tiny, example)))
         if not worst < allowed:
             return _Found(worst, allowed)
         randomise_constants(graph, large)
-        masked = _calibrated(sites[0], kept, large, cast[0])
+        masked = _calibrated(sites[0], large, cast[0])
         tiny = apply(plan, large)
         for number, (example, places) in enumerate(zip(cast, sites, strict=True)):
             if masked is None or number > 0:
-                masked = _masked(places, kept, large, example)
+                masked = _masked(places, large, example)
             worst = max(worst, _difference(masked, _plain(tiny, example)))
         if not worst < allowed:
             allowed = max(allowed, min(LOOSEST[dtype], 10 * _rounding(tiny, cast, dtype)))
@@ -165,9 +184,49 @@ def _rounding(model: nn.Module, examples: list[Example], dtype: torch.dtype) -> 
     return max(_difference(_plain(model, e), _plain(copy, map_tensors(shaken, e))) for e in examples)
 
 
+def _border_error(
+    graph: ChannelGraph,
+    plan: PruningPlan,
+    kept: Bools,
+    model: nn.Module,
+    small: nn.Module,
+    examples: list[Example],
+    dtype: torch.dtype,
+) -> float:
+    """What the zero padding of contractions that folded makes of the outputs, with the weights as given."""
+    worst = 0.0
+    with undisturbed(model):
+        large = alias_copy(model).to(dtype).eval()
+        tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
+        for example in (_cast(e, dtype) for e in examples):
+            places = _Removed(sites_of_pass(graph, large, example), kept, plan.folds, border=False)
+            worst = max(worst, _difference(_masked(places, large, example), _plain(tiny, example)))
+    return worst
+
+
+@dataclass(frozen=True, eq=False)
+class _Removed:
+    """What becomes, in the large network, of the atoms that `kept` (n_atoms,) drops. border: see `Held`."""
+
+    sites: GateSites
+    kept: Bools
+    folds: tuple[Fold, ...]
+    border: bool = True
+
+    def run(self, large: nn.Module, example: Example) -> Any:
+        """The outputs. A weight of a fold is not gated: its removed inputs are constants."""
+        g = torch.from_numpy(self.kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
+        if not self.folds:
+            return run_gated(self.sites, large, example, g)
+        held = {f.weight for f in self.folds}
+        sites = replace(self.sites, weights={n: w for n, w in self.sites.weights.items() if n not in held})
+        with Held(large, self.folds, self.border):
+            return run_gated(sites, large, example, g)
+
+
 def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:
-    """Rescaled rows of `small` are rounded to its dtype: where they are right but for that, `tiny` gets them whole."""
-    names = {s.name for s in plan.scales}
+    """Rescaled rows and folded biases of `small` are rounded; where that is all, `tiny` gets them whole."""
+    names = {*(s.name for s in plan.scales), *(f.name for f in plan.folds)}
     if not names:
         return tiny
     wanted, own = (dict(named_tensors(m)) for m in (apply(plan, large), small))
@@ -177,16 +236,16 @@ def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Mo
     return tiny
 
 
-def _masked(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
-    """What stays of the large network's outputs under gates of zero; of a copy: a forward may keep what it computed."""
-    return _gated(sites, kept, alias_copy(large), example)
+def _masked(removed: _Removed, large: nn.Module, example: Example) -> Any:
+    """What stays of the large network's outputs, masked; of a copy: a forward may keep what it computed."""
+    return _gated(removed, alias_copy(large), example)
 
 
-def _gated(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
-    g = torch.from_numpy(kept).to(next(iter(flat_tensors([*example[0], example[1]]))).device, torch.float64)
+def _gated(removed: _Removed, large: nn.Module, example: Example) -> Any:
     draw_alike()
-    masked = run_gated(sites, large, _own(example), g)
-    return narrowed(tensors_within(masked), [kept_positions(output, kept) for output in sites.outputs])
+    masked = removed.run(large, _own(example))
+    positions = [kept_positions(output, removed.kept) for output in removed.sites.outputs]
+    return narrowed(tensors_within(masked), positions)
 
 
 def _plain(model: nn.Module, example: Example) -> Any:
@@ -256,14 +315,14 @@ def _take(x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor
     running_var.copy_(torch.where(varies, variance, running_var))
 
 
-def _calibrated(sites: GateSites, kept: Bools, large: nn.Module, example: Example) -> Any:
+def _calibrated(removed: _Removed, large: nn.Module, example: Example) -> Any:
     """Keep signals alive: with statistics that do not fit, a deep network's outputs forget its first layers.
 
     Returns the masked outputs; None where another pass would give others.
     """
     copy = alias_copy(large)
     with _Calibrate(copy) as mode:
-        out = _gated(sites, kept, copy, example)
+        out = _gated(removed, copy, example)
     for mine, theirs in zip(large.buffers(), copy.buffers(), strict=True):
         if theirs.data_ptr() in mode.seen:
             mine.copy_(theirs)

@@ -16,11 +16,11 @@ import datetime
 import json
 import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import command, is_here
 
 from torchbonsai.cost.latency import device_name
 from torchbonsai.data import DataConfig
@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bonsai-out/bf16_against_float32"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bf16_against_float32.json")
     options = parser.parse_args()
+    if not is_here(options.device):
+        return
     trained, tested, places = listed(options)
     finished = run_all([*trained.values(), *tested.values()], places, options)
     record = compared(trained, tested, finished, options)
@@ -111,7 +113,7 @@ def compared(
     }
     difference = paired(accuracy["bf16"], accuracy["float32"])
     return {
-        "command": " ".join(["python benchmarks/bf16_against_float32.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{device_name(torch.device(options.device))}, {os.cpu_count()} cores",
         "versions": versions(),

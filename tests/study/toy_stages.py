@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 import torch
 
 from torchbonsai.core.errors import DataError
 from torchbonsai.study.stage import Context, Inputs, Output, runs
+from torchbonsai.study.stages import train as train_stage
+from torchbonsai.study.stages.train import Train
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,21 @@ def _note(context: Context, text: str) -> None:
     if "log" in context.places:
         with open(context.places["log"], "a", encoding="utf-8") as stream:
             stream.write(text + "\n")
+
+
+@dataclass(frozen=True)
+class BrokenOff(Train):
+    """Training by a team, of which process 0 fails in epoch 2; run again, it goes on from the checkpoint of epoch 1."""
+
+
+@runs(BrokenOff, "toy-train", version=1, shared=True)
+def broken_off(config: BrokenOff, inputs: Inputs, context: Context) -> Output:
+    again = (context.folder / train_stage.CHECKPOINT).exists()
+
+    def progress(done: float, of: float, note: str) -> None:
+        context.progress(done, of, note)
+        if done == 2 and not again:
+            raise DataError("broken off")
+
+    with patch.object(train_stage, "CHECKPOINT_SECONDS", -1.0):
+        return train_stage.train(config, inputs, replace(context, progress=progress))

@@ -68,4 +68,6 @@ def work(fabric: Any, out: str) -> None:
 if __name__ == "__main__":
     from lightning_fabric import Fabric
 
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work, sys.argv[1])
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()  # runs this script once more, as the second process
+    work(fabric, sys.argv[1])

@@ -10,6 +10,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """A field that a dataclass did not have from the first: at its default it counts in no hash, and so what was stored
+    before is found."""
+    return dataclasses.field(default=default, metadata={_LATER: True})
+
+
+def counted(value: Any) -> dict[str, Any]:
+    """Field -> value of a dataclass, as far as hashes count it; see `later`."""
+    fields = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {f.name: v for f, v in fields.items() if not (_LATER in f.metadata and v == f.default)}
+
 
 def plain(value: Any) -> Any:
     """`value` as JSON data; a dataclass becomes a dict that names its type, so that two types never hash alike.
@@ -17,8 +31,7 @@ def plain(value: Any) -> Any:
     Raises TypeError for anything that has no canonical form (a tensor, a function, an open file).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        return {"type": type(value).__name__, **{name: plain(v) for name, v in counted(value).items()}}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -22,7 +22,7 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
 
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
-    check_device(config.device)
+    check_device(config.device, config.devices)
     data = DataConfig(config.data, config.data_dir, config.limit_train, config.val_size, image_size=config.image_size)
     target, splits, places = found(data)
     model = ModelConfig(config.model, splits.in_shape, splits.classes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from torchbonsai.core.config import config_hash
+from torchbonsai.core.config import config_hash, counted, later
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.training.config import TrainConfig
@@ -43,6 +43,8 @@ class Settings:
         channels_last: Memory layout of weights and images.
         compile: Train through torch.compile.
         device: Where to train.
+        devices: Every training is shared out to so many devices (of cpu: processes), through Lightning Fabric. A batch
+            is shared out, not multiplied; batch norm sees its own share. Scoring, cutting and testing use one.
         threads: Of torch in every process.
         workers: Processes; 0 is this one. Default: 2 where there are two cores.
     """
@@ -69,6 +71,7 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     device: str = "cpu"
+    devices: int = later(1)
     threads: int = 1
     workers: int | None = None
 
@@ -93,7 +96,13 @@ class Settings:
         if self.precision == "auto" and (self.channels_last or self.compile):
             got = f"channels_last={self.channels_last}, compile={self.compile}"
             raise wrong("precision='auto' chooses channels_last and compile too: leave them out, or say all three", got)
-        self.training(1.0, 0)  # its own checks, before anything runs
+        if self.precision == "auto" and self.devices > 1:
+            raise wrong("precision='auto' measures one device; with several say which", f"devices={self.devices}")
+        if self.batch_size < self.devices:
+            got = f"batch_size={self.batch_size}, devices={self.devices}"
+            raise wrong("a batch must have an image for every device", got)
+        self.training(1.0, 0)  # their own checks, before anything runs
+        _ = self.concrete.numerics
 
     @property
     def concrete(self) -> Self:
@@ -103,7 +112,8 @@ class Settings:
     @property
     def numerics(self) -> Numerics:
         """The settings of the arithmetic. Raises ConfigError while the precision is "auto"; see `study.settled`."""
-        return Numerics(self.threads, self.device, self.precision, self.channels_last, self.compile)  # type: ignore[arg-type]
+        how = self.threads, self.device, self.precision, self.channels_last, self.compile
+        return Numerics(*how, devices=self.devices)  # type: ignore[arg-type]
 
     def training(self, epochs: float, seed: int) -> TrainConfig:
         """How a network is trained for so long. While the precision is "auto", float32, and `numerics` is refused."""
@@ -127,7 +137,7 @@ class Settings:
     @property
     def identity(self) -> str:
         """A hash of all settings that the results depend on."""
-        return config_hash({f.name: getattr(self, f.name) for f in fields(self) if f.name not in PLACES})
+        return config_hash({name: value for name, value in counted(self).items() if name not in PLACES})
 
 
 def share_of(budget: str) -> float:

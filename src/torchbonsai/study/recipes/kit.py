@@ -32,7 +32,7 @@ def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
 
     Returns the material, and the places where its content lies. Raises DataError or ConfigError.
     """
-    check_device(settings.device)
+    check_device(settings.device, settings.devices)
     config = DataConfig(
         settings.data, settings.data_dir, settings.limit_train, settings.val_size, image_size=settings.image_size
     )

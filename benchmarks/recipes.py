@@ -1,0 +1,178 @@
+"""The recipes' records: each paper's procedure on real data, with its controls, by one command.
+
+    python benchmarks/recipes.py NAME… [--cifar FOLDER] [--mnist FOLDER] [--work FOLDER]
+
+NAME is one of those in `RECORDS` below: `small-…` are the sizes that docs/recipes.md names for two cores, the others
+longer ones. --cifar: the python batches of CIFAR-10 and, for a pre-trained start, of CIFAR-100, in one folder; else
+restored from TORCHBONSAI_DATA. A run that was broken off goes on where it stopped, in --work. What comes of it is kept
+in results/recipes/NAME: the records, study.json, the report, and README.md with what the command printed and how long
+its stages took. Folders of this machine are left out of what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torchbonsai
+
+RESULTS = Path(__file__).parent.parent / "results" / "recipes"
+FAST = "--precision bf16 --channels-last"
+MLP = f"--model mlp --data mnist --data-dir MNIST --augment --lr 0.05 {FAST}"
+SMALL = f"--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 2000 --val-size 1000 {FAST}"
+VGG = f"--data cifar10 --data-dir CIFAR --width 0.25 --augment flip {FAST}"
+
+RECORDS = {
+    "network-trimming-lenet": "network-trimming --data mnist --data-dir MNIST --start-epochs 6 --rounds 5 "
+    f"--round-epochs 2 --no-equal-compute {FAST}",
+    "pruning-from-scratch-vgg16": f"pruning-from-scratch {VGG} --start-epochs 3 --epochs 3 --gate-epochs 5 "
+    "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-equal-compute",
+    "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --source cifar100 --source-epochs 2 "
+    "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --no-equal-compute",
+    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --start-epochs 2.5 --rounds 4 --round-epochs 0.5 "
+    "--no-equal-compute",
+    "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
+    "--rounds 3 --round-epochs 4 --budget 4x",
+    "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
+    f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
+    "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --start-epochs 4 --rounds 3 --round-epochs 1 "
+    "--no-equal-compute",
+    "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 3 "
+    "--rounds 4 --share 0.25 --round-epochs 1",
+    "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
+    "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
+    "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --start-epochs 4 --epochs 4 --gate-epochs 4",
+}
+"""What is run. CIFAR, MNIST and SHARED stand for the folders of the data."""
+PLACES = ("--data-dir", "--out", "--checkpoint", "--source")
+
+
+def main() -> None:
+    """Every recipe that was named, one after the other."""
+    given = options()
+    folders = {"CIFAR": given.cifar, "MNIST": given.mnist}
+    for name in given.names:
+        out = given.work / name
+        words = [filled(word, folders) for word in shlex.split(RECORDS[name])]
+        command = [sys.executable, "-m", "torchbonsai", "recipe", *words, "--out", str(out)]
+        told = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if told.returncode != 0:
+            sys.exit(f"{name} failed: see above")
+        keep(name, out, told.stdout)
+        print(told.stdout, flush=True)
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=RECORDS, metavar="NAME", help=", ".join(RECORDS))
+    parser.add_argument("--cifar", type=Path, help="folder of the python batches; else restored")
+    parser.add_argument("--mnist", type=Path, help="folder of the idx files")
+    parser.add_argument("--work", type=Path, default=Path("bonsai-out/recipes"), help="where stages are kept")
+    return parser.parse_args()
+
+
+def filled(word: str, folders: dict[str, Path | None]) -> str:
+    """The word with the folder that it stands for, restored or found if none was given."""
+    first = word.split("/")[0]
+    if first not in (*folders, "SHARED"):
+        return word
+    if first == "SHARED":
+        (file,) = shared().glob(word.removeprefix("SHARED/"))
+        return str(file)
+    if folders[first] is None:
+        folders[first] = shared() / "mnist" if first == "MNIST" else restored()
+    return str(folders[first])
+
+
+def shared() -> Path:
+    """TORCHBONSAI_DATA, or a word on what is missing."""
+    folder = os.environ.get("TORCHBONSAI_DATA")
+    if not folder:
+        sys.exit("name the folders with --cifar and --mnist, or set TORCHBONSAI_DATA")
+    return Path(folder)
+
+
+def restored() -> Path:
+    """Both CIFAR sets as python batches in one folder, for this run."""
+    folder = Path(tempfile.mkdtemp(prefix="cifar-"))
+    for name in ("cifar10", "cifar100"):
+        subprocess.run([sys.executable, str(shared() / "restore.py"), name, str(folder)], check=True)
+    return folder
+
+
+def keep(name: str, out: Path, told: str) -> None:
+    """Records, study and report under results/recipes, and a page that says what made them."""
+    to = RESULTS / name
+    shutil.rmtree(to, ignore_errors=True)
+    (to / "records").mkdir(parents=True)
+    about = json.loads((out / "study.json").read_text())
+    private = {str(out), *places_of(shlex.split(about["command"]))}
+    for record in about["records"]:
+        (to / "records" / record).write_text(hidden((out / "records" / record).read_text(), private))
+    for file in ("study.json",) if name.startswith("small-") else ("study.json", "report.html"):
+        (to / file).write_text(hidden((out / file).read_text(), private))
+    (to / "README.md").write_text(page(name, about, hidden(told, private), spent(out)))
+
+
+def places_of(words: list[str]) -> list[str]:
+    """Paths in a command line."""
+    return [b for a, b in itertools.pairwise(words) if a in PLACES and "/" in b]
+
+
+def hidden(text: str, private: set[str]) -> str:
+    """The text with the last part of every path of this machine."""
+    for path in sorted(private, key=len, reverse=True):
+        text = text.replace(path, Path(path).name)
+    return text
+
+
+def commit() -> str:
+    """Of the torchbonsai that ran."""
+    folder = Path(torchbonsai.__file__).parent
+    told = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
+
+
+def spent(out: Path) -> dict[str, float]:
+    """Seconds of all stages by kind."""
+    found: dict[str, float] = {}
+    for path in sorted((out / "stages").glob("*/record.json")):
+        record: dict[str, Any] = json.loads(path.read_text())
+        found[record["kind"]] = found.get(record["kind"], 0.0) + record["timing"]["seconds"]
+    return found
+
+
+def page(name: str, about: dict[str, Any], told: str, seconds: dict[str, float]) -> str:
+    """What was run, where, for how long, and what it printed."""
+    places = about["versions"] | {"commit": commit()} | about["hardware"]
+    kinds = ", ".join(f"{kind} {s:.0f} s" for kind, s in sorted(seconds.items(), key=lambda kv: -kv[1]) if s >= 1)
+    return "\n".join(
+        (
+            f"# {name}\n",
+            f"    python benchmarks/recipes.py {name}\n",
+            f"runs `bonsai recipe {RECORDS[name]}`.\n",
+            f"Its stages took {sum(seconds.values()) / 60:.0f} minutes in all ({kinds}), by "
+            "two processes of one thread at a time; other work ran beside them, so the times are upper bounds.\n",
+            ", ".join(f"{key} {value}" for key, value in places.items()) + ".\n",
+            *(f"- {sentence}" for sentence in about["sentences"]),
+            "",
+            "```text",
+            told.rstrip(),
+            "```",
+            "",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -15,50 +15,75 @@ from torchbonsai.data.load import DataConfig
 from torchbonsai.models.build import ModelConfig
 from torchbonsai.study import numerics as arithmetic
 from torchbonsai.study.config import config_of
-from torchbonsai.study.executor import InProcess
+from torchbonsai.study.executor import InProcess, running
 from torchbonsai.study.numerics import Numerics, check_device
 from torchbonsai.study.runner import run
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.stages.images import found
+from torchbonsai.study.stages.images import Images, found
+from torchbonsai.study.stages.snapshots import Snapshots
 from torchbonsai.study.stages.start import NewWeights
 from torchbonsai.study.stages.train import CHECKPOINT, Train
-from torchbonsai.study.store import Store
+from torchbonsai.study.store import RECORD, TENSORS, Done, Store
 from torchbonsai.study.work import Task, config_to_json, perform
 from torchbonsai.training.config import TrainConfig
 
+needs_fabric = pytest.mark.skipif(find_spec("lightning_fabric") is None, reason="needs lightning-fabric")
 TRAINING = TrainConfig(3, lr=0.02, batch_size=33, augment=("crop", "flip"))
 """99 images in batches of 33: 17 for one process, 16 for the other."""
 
 
-def task(store: Store, devices: int) -> Task:
-    """A training of LeNet, which has no batch norm; its parent is run first."""
+def parts() -> tuple[Images, Stage]:
+    """Images, and LeNet, which has no batch norm, with new weights."""
     images, splits, _ = found(DataConfig("fashion-target-28", limit_train=99))
-    begin = Stage(NewWeights(ModelConfig("lenet", splits.in_shape, splits.classes), images, 0))
-    parent = run([begin], store, InProcess(store))[begin.spec]
-    kind, config = ("train", Train) if devices == 1 else ("toy-train", BrokenOff)
-    how = config_to_json(config(images, TRAINING, Numerics(devices=devices)))
-    return Task("train-under-test", kind, how, {"model": parent.key})
+    return images, Stage(NewWeights(ModelConfig("lenet", splits.in_shape, splits.classes), images, 0))
+
+
+def same(alone: Done, both: Done) -> None:
+    weights, expected = both.tensors(), alone.tensors()
+    assert weights.keys() == expected.keys() != set()
+    for name, tensor in expected.items():
+        assert torch.allclose(tensor, weights[name], atol=1e-4), name
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("lightning_fabric") is None, reason="needs lightning-fabric")
-def test_two_processes_broken_off_and_gone_on_end_where_one_does(tmp_path: Path) -> None:
-    one, two = Store(tmp_path / "1"), Store(tmp_path / "2")
-    alone = perform(task(one, 1), one, lambda *told: None)
-    job, told = task(two, 2), []
-    with pytest.raises(DataError, match="broken off"):  # an error of a process, as what it is
-        perform(job, two, lambda *told: None)
-    assert two.load(job.key) is None
-    assert (two.path(job.key) / CHECKPOINT).exists()
-    both = perform(job, two, lambda *progress: told.append(progress[0]))
-    assert told[0] == 2, "epoch 1 is not trained again"
-    assert not (two.path(job.key) / CHECKPOINT).exists()
+@needs_fabric
+def test_a_worker_shares_its_training_out(tmp_path: Path) -> None:
+    images, begin = parts()
+    one, two = (Stage(Train(images, TRAINING, Numerics(devices=n)), {"model": begin}) for n in (1, 2))
+    store, told = Store(tmp_path), []
+    with running(store, 1, 1) as executor:
+        done = run([one, two], store, executor, listener=lambda event: told.append((event.what, event.stage)))
+    assert ("progress", two) in told
+    alone, both = done[one.spec], done[two.spec]
+    assert alone.key != both.key
     assert both.record["config"]["numerics"]["devices"] == 2
-    assert {k: both.result[k] for k in ("samples", "steps")} == {k: alone.result[k] for k in ("samples", "steps")}
+    for name in ("samples", "steps", "training_macs"):
+        assert both.result[name] == alone.result[name]
     assert both.result["loss"] == pytest.approx(alone.result["loss"], rel=1e-4)
-    weights = both.tensors()
-    for name, tensor in alone.tensors().items():
-        assert torch.allclose(tensor, weights[name], atol=1e-4), name
+    same(alone, both)
+
+
+@pytest.mark.slow
+@needs_fabric
+def test_broken_off_it_goes_on(tmp_path: Path) -> None:
+    images, begin = parts()
+    store = Store(tmp_path)
+    parent = run([begin], store, InProcess(store))[begin.spec]
+
+    def task(kind: str, config: type[Snapshots], devices: int) -> Task:
+        made = config(images, TRAINING, Numerics(devices=devices), (0.0, 1.0))
+        return Task(f"{kind}-under-test", kind, config_to_json(made), {"model": parent.key})
+
+    alone = perform(task("snapshots", Snapshots, 1), store, lambda *told: None)
+    job, told = task("toy-snapshots", BrokenOff, 2), []
+    with pytest.raises(DataError, match="broken off"):  # an error of a process, as what it is
+        perform(job, store, lambda *told: None)
+    assert store.load(job.key) is None
+    assert (store.path(job.key) / CHECKPOINT).exists()
+    both = perform(job, store, lambda *progress: told.append(progress[0]))
+    assert told[0] == 2, "epoch 1 is not trained again"
+    assert {path.name for path in store.path(job.key).iterdir()} - {"lock"} == {RECORD, TENSORS}
+    same(alone, both)
 
 
 def test_one_device_is_stored_as_it_always_was() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from torchbonsai.core.errors import DataError
 from torchbonsai.study.stage import Context, Inputs, Output, runs
-from torchbonsai.study.stages import train as train_stage
-from torchbonsai.study.stages.train import Train
+from torchbonsai.study.stages import train
+from torchbonsai.study.stages.snapshots import Snapshots, snapshots
 
 
 @dataclass(frozen=True)
@@ -91,18 +91,18 @@ def _note(context: Context, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class BrokenOff(Train):
+class BrokenOff(Snapshots):
     """Training by a team, of which process 0 fails in epoch 2; run again, it goes on from the checkpoint of epoch 1."""
 
 
-@runs(BrokenOff, "toy-train", version=1, shared=True)
+@runs(BrokenOff, "toy-snapshots", version=1, shared=True)
 def broken_off(config: BrokenOff, inputs: Inputs, context: Context) -> Output:
-    again = (context.folder / train_stage.CHECKPOINT).exists()
+    again = (context.folder / train.CHECKPOINT).exists()
 
     def progress(done: float, of: float, note: str) -> None:
         context.progress(done, of, note)
         if done == 2 and not again:
             raise DataError("broken off")
 
-    with patch.object(train_stage, "CHECKPOINT_SECONDS", -1.0):
-        return train_stage.train(config, inputs, replace(context, progress=progress))
+    with patch.object(train, "CHECKPOINT_SECONDS", -1.0):
+        return snapshots(config, inputs, replace(context, progress=progress))

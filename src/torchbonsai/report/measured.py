@@ -76,7 +76,7 @@ def as_json(found: Measured) -> dict[str, Any]:
 
 
 def picture(found: Measured, form: str) -> bytes:
-    """Speed-up beside the ratio of MACs, a panel a batch size and number of threads. form: "svg" or "png"."""
+    """Latencies, median and p10 to p90, a panel a batch size and number of threads. form: "svg" or "png"."""
     spec_ = _chart(found).to_dict()
     if form == "svg":
         drawn: str = vl_convert.vegalite_to_svg(spec_)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_stages import BrokenOff
+from toy_team import BrokenOff
 
 from torchbonsai.core.config import canonical_json
 from torchbonsai.core.errors import ConfigError, DataError

@@ -35,13 +35,17 @@ RECORDS = {
     "network-trimming-lenet": "network-trimming --data mnist --data-dir MNIST --start-epochs 6 --rounds 5 "
     f"--round-epochs 2 --no-equal-compute {FAST}",
     "pruning-from-scratch-vgg16": f"pruning-from-scratch {VGG} --start-epochs 3 --epochs 3 --gate-epochs 5 "
-    "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-equal-compute",
+    "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-scratch-b --no-equal-compute",
     "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --source cifar100 --source-epochs 2 "
     "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --no-equal-compute",
     "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --start-epochs 2.5 --rounds 4 --round-epochs 0.5 "
     "--no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
     "--rounds 3 --round-epochs 4 --budget 4x",
+    "linear-filter-ensembles-resnet20": "linear-filter-ensembles --model resnet20 --data cifar10 --data-dir CIFAR "
+    f"--checkpoint 'SHARED/weights/resnet20-*.th' --test-half --only 'layer*.conv1' --limit-train 20000 {FAST} "
+    "--methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 --round-epochs 0.5 "
+    "--no-equal-compute",
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --start-epochs 4 --rounds 3 --round-epochs 1 "

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
+from torchbonsai.cli import recipe
 from torchbonsai.cli.main import main
 from torchbonsai.study.recipes import RECIPES
+from torchbonsai.study.recipes.from_file import names
 
 TINY = [
     *("network-trimming", "--data", "fashion-target", "--limit-train", "64", "--val-size", "50", "--batch-size", "32"),
@@ -60,3 +64,29 @@ def test_bad_input_is_one_error(
     known = [] if "pruning-from-scratch" in arguments else ["--rounds", "1", "--round-epochs", "1"]
     assert main(["recipe", *arguments, *tiny, *known, "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_file_s_settings_stand_before_those_of_the_command_line() -> None:
+    own = ["pruning-from-scratch", "--lr", "0.2", "--config", "pfs-imagenet-resnet50", "--no-channels-last", "--json"]
+    settings = tyro.cli(recipe.Arguments, args=recipe.expanded(own), config=recipe.MARKERS)
+    assert settings.json
+    found: Any = settings.recipe
+    assert (found.lr, found.channels_last) == (0.2, False), "the command line's"
+    assert (found.weight_decay, found.milestones, found.decay_depthwise) == (4e-5, (0.3, 0.6, 0.9), False)
+    assert recipe.expanded(TINY) == TINY
+
+
+def test_a_file_with_a_key_that_is_no_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("learning_rate = 0.1", encoding="utf-8")
+    assert main(["recipe", *TINY, "--config", str(path)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "learning_rate" in said
+    assert "weight_decay" in said
+
+
+def test_the_help_names_the_files_that_ship(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["recipe", "pruning-from-scratch", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in names())

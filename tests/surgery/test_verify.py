@@ -11,6 +11,7 @@ import torchbonsai as tb
 from torchbonsai.graph.forward import as_examples
 from torchbonsai.graph.rules import registry
 from torchbonsai.graph.trace import observe
+from torchbonsai.surgery import verify as verification
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.gates import gate_sites, run_gated
 from torchbonsai.surgery.plan import make_plan
@@ -140,3 +141,25 @@ def test_outputs_that_are_no_floats_are_compared_too() -> None:
     kept = result.graph.keep(result.selection)
     with pytest.raises(tb.VerificationError):
         verify(result.graph, result.plan, kept, model, result.model, x)
+
+
+def nearly_constant():
+    """A norm that takes away 10,000 and divides by what varies beside it: four digits of rounding."""
+    first, second, last = nn.Linear(6, 2000), nn.Linear(2000, 8), nn.Linear(8, 2)
+    nn.init.uniform_(first.bias, 9999, 10001)
+    return nn.Sequential(first, second, nn.BatchNorm1d(8), nn.ReLU(), last).eval()
+
+
+def test_rounding_that_the_network_magnifies_is_no_difference(monkeypatch):
+    """On statistics that are made for the comparison, what the last bit changes is allowed; nothing else is."""
+    model, x = nearly_constant(), torch.randn(32, 6)
+    monkeypatch.setitem(verification.TOLERANCE, torch.float64, 1e-14)
+    graph, kept, plan, small = cut_in_half(model, x)
+    assert 1e-14 < verify(graph, plan, kept, model, small, x).max_rel_error < 1e-9
+    wrong = copy.deepcopy(plan)
+    wrong.kept["4.weight"][1] = 7 - wrong.kept["4.weight"][1].flip(0)
+    with pytest.raises(tb.VerificationError, match="relative error"):
+        verify(graph, wrong, kept, model, apply(wrong, model), x)
+    monkeypatch.setattr(verification, "_rounding", lambda *_: 0.0)
+    with pytest.raises(tb.VerificationError, match="above 1e-14"):
+        verify(graph, plan, kept, model, small, x)

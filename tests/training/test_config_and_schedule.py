@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from torchbonsai.core.errors import ConfigError
 from torchbonsai.training import TrainConfig
+from torchbonsai.training.loop import make_optimizer
 from torchbonsai.training.schedule import learning_rate, steps_per_epoch, total_steps
 
 
@@ -70,3 +72,21 @@ def test_a_longer_run_is_the_same_schedule_stretched(epochs: float, warmup: floa
     assert max(found) <= 0.3 + 1e-12
     assert found[: peak + 1] == sorted(found[: peak + 1])
     assert found[peak:] == sorted(found[peak:], reverse=True)
+
+
+def test_weight_decay_spares_norms_biases_and_where_asked_depthwise_convolutions() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, groups=2)
+    )
+    first, depthwise, norm, grouped = model
+    both = make_optimizer(model, TrainConfig(1, weight_decay=0.5)).param_groups
+    assert [g["weight_decay"] for g in both] == [0.5, 0.0]
+    assert _ids(both[0]) == {id(first.weight), id(depthwise.weight), id(grouped.weight)}
+    spared = make_optimizer(model, TrainConfig(1, weight_decay=0.5, decay_depthwise=False)).param_groups
+    assert _ids(spared[0]) == {id(first.weight), id(grouped.weight)}
+    assert {id(depthwise.weight), id(norm.weight), id(first.bias)} <= _ids(spared[1])
+    assert sum(len(g["params"]) for g in spared) == len(list(model.parameters()))
+
+
+def _ids(group: dict) -> set[int]:
+    return {id(parameter) for parameter in group["params"]}

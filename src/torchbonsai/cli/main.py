@@ -1,8 +1,9 @@
 """`bonsai COMMAND …`: finds the command, derives its arguments from its dataclass, turns errors into exit codes.
 
 A command is a module of this package with a dataclass `Arguments`, whose docstring is the command's help, and a
-function `run(arguments) -> int`; `MARKERS`, where it has them, say how tyro reads its arguments. Exit codes: 0 done,
-2 a wrong setting, bad input or a refusal of the file system, 130 interrupted.
+function `run(arguments) -> int`; `MARKERS`, where it has them, say how tyro reads its arguments, and `expanded`, where
+it has it, what it reads in their place. Exit codes: 0 done, 2 a wrong setting, bad input or a refusal of the file
+system, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def usage() -> str:
 def _guarded(command: ModuleType, name: str, arguments: Sequence[str]) -> int:
     try:
         markers = getattr(command, "MARKERS", ())
-        parsed = tyro.cli(command.Arguments, prog=f"bonsai {name}", args=arguments, config=markers)
+        given = getattr(command, "expanded", list)(arguments)
+        parsed = tyro.cli(command.Arguments, prog=f"bonsai {name}", args=given, config=markers)
         return int(command.run(parsed))
     except PruningError as error:
         print(f"bonsai {name}: {error}", file=sys.stderr)

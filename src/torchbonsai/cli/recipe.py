@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -12,7 +14,7 @@ from torchbonsai.cli.compare import tell
 from torchbonsai.cli.live import Live
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Study, read_study
-from torchbonsai.study.recipes import RECIPES, follow
+from torchbonsai.study.recipes import RECIPES, follow, from_file
 from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.settings import seeds
 
@@ -25,7 +27,14 @@ else:
 
 
 MARKERS = (tyro.conf.CascadeSubcommandArgs,)
-"""--json may stand after the name of the recipe, too."""
+"""--json and --config may stand after the name of the recipe, too."""
+Config = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help=f"Settings from a TOML file, or from one that ships: {', '.join(from_file.names())}. "
+        "Options of the command line win over them."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,33 @@ class Arguments:
     recipe: Annotated[Chosen, tyro.conf.arg(name="")]
     json: bool = False
     """Print records and findings as JSON instead of tables."""
+    config: Config = None
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The command line with the settings of its --config, if it has one, as options in front of its own, which win.
+
+    Raises ConfigError for a file that is none, is for another recipe, or holds what is no setting of it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    given, own = parser.parse_known_args(list(arguments))
+    place = next((n for n, text in enumerate(own) if text in RECIPES), None)
+    if given.config is None or place is None:
+        return list(arguments)
+    options = _options(from_file.read(given.config, own[place]))
+    return [*own[: place + 1], *options, *own[place + 1 :]]
+
+
+def _options(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        elif isinstance(value, tuple):
+            yield from (f"--{option}", *map(str, value))
+        else:
+            yield from (f"--{option}", str(value))
 
 
 def run(arguments: Arguments) -> int:

@@ -8,21 +8,33 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-_LATER = "later"
-
-
-def later(default: Any) -> Any:
-    """A field that a dataclass did not have from the first: at its default it counts in no hash, and so what was stored
-    before is found."""
-    return dataclasses.field(default=default, metadata={_LATER: True})
+T = TypeVar("T")
+_LATER = "torchbonsai: added later"
 
 
-def counted(value: Any) -> dict[str, Any]:
-    """Field -> value of a dataclass, as far as hashes count it; see `later`."""
-    fields = {f: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return {f.name: v for f, v in fields.items() if not (_LATER in f.metadata and v == f.default)}
+def added_later(default: T) -> T:
+    """A dataclass field that its class did not always have: at its default it is left out of the canonical form.
+
+    So what was computed before the field was there keeps its identity, and a study begun then goes on.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Old:
+    ...     a: int = 1
+    ...     b: int = added_later(2)
+    >>> plain(Old()), plain(Old(b=3))
+    ({'type': 'Old', 'a': 1}, {'type': 'Old', 'a': 1, 'b': 3})
+    """
+    made: T = dataclasses.field(default=default, metadata={_LATER: True})
+    return made
+
+
+def said(value: Any) -> dict[str, Any]:
+    """A dataclass's fields by name, without those that were added later and are at their default."""
+    fields = {f.name: (getattr(value, f.name), f) for f in dataclasses.fields(value)}
+    return {name: v for name, (v, f) in fields.items() if not (f.metadata.get(_LATER) and v == f.default)}
 
 
 def plain(value: Any) -> Any:
@@ -31,7 +43,7 @@ def plain(value: Any) -> Any:
     Raises TypeError for anything that has no canonical form (a tensor, a function, an open file).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **{name: plain(v) for name, v in counted(value).items()}}
+        return {"type": type(value).__name__, **{name: plain(v) for name, v in said(value).items()}}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

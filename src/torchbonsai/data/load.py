@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, DataError, message
 from torchbonsai.data import cifar, fashion, folders, idx, svhn
+from torchbonsai.data.cut import Labelled, in_halves, with_validation
 from torchbonsai.data.raw import Raw
 from torchbonsai.data.splits import Splits, TestSplit, TrainSplit, ValSplit
 from torchbonsai.data.stratify import split_off
@@ -27,7 +30,9 @@ class DataConfig:
     train on so many images only (stratified). val_size: how many training images become the validation split; by
     default what suits the set. seed: which ones; it never changes the test split (but of caltech101, where it draws
     the training images). image_size: side of the squares that all images are scaled to; by default as they are, or 64
-    for sets that come in many sizes.
+    for sets that come in many sizes. test_half: for networks that have seen all training images, so that none of these
+    is held out: scores and choices get a fixed half of the test set (`Splits.unseen` and `val`, half of it each), and
+    the other half is the test split; all training images may be trained on.
     """
 
     name: str = "fashion-target"
@@ -36,6 +41,7 @@ class DataConfig:
     val_size: int | None = None
     seed: int = 0
     image_size: int | None = None
+    test_half: bool = added_later(False)
 
 
 Reader = Callable[[Path | None], Raw]
@@ -63,29 +69,33 @@ def names() -> tuple[str, ...]:
 def load(config: DataConfig) -> Splits:
     """The splits that `config` describes, on the CPU; the same ones on every machine.
 
-    Validation is cut from the training images, stratified; then `limit_train` is applied to what is left, so that
-    runs with different limits share validation and test. Raises ConfigError for an unknown name, DataError where a
-    file is missing, truncated or altered, or a size is impossible.
+    Validation is cut from the training images, stratified (with `test_half` from the test images, as is what is scored
+    on); then `limit_train` is applied to what is left, so that runs with different limits share all else. Raises
+    ConfigError for an unknown name, DataError where a file is missing, truncated or altered, or a size is impossible.
     """
     raw = _reader(config)(None if config.data_dir is None else Path(config.data_dir).expanduser())
-    labels = raw.y_train
-    val, rest = split_off(labels, config.val_size or raw.val_size, config.seed, "the validation split")
-    train = rest
-    if config.limit_train is not None and config.limit_train != len(rest):
-        train = rest[split_off(labels[rest], config.limit_train, config.seed + 1, "limit_train")[0]]
+    cut = in_halves(raw) if config.test_half else with_validation(raw, config.val_size or raw.val_size, config.seed)
+    train, labels = cut.train, raw.y_train
+    if config.limit_train is not None and config.limit_train != len(train):
+        train = train[split_off(labels[train], config.limit_train, config.seed + 1, "limit_train")[0]]
     images, mean, std = scaled(raw.x_train[train], config.image_size), raw.mean, raw.std
     if mean is None or std is None:
         mean, std = _moments(images)
     return Splits(
         TrainSplit(torch.from_numpy(images), torch.from_numpy(labels[train])),
-        ValSplit(torch.from_numpy(scaled(raw.x_train[val], config.image_size)), torch.from_numpy(labels[val])),
-        TestSplit(torch.from_numpy(scaled(raw.x_test, config.image_size)), torch.from_numpy(raw.y_test)),
+        ValSplit(*_tensors(cut.val, config)),
+        TestSplit(*_tensors(cut.test, config)),
         config.name,
         raw.classes,
         mean,
         std,
-        raw.source,
+        "; ".join(part for part in (raw.source, cut.told) if part),
+        None if cut.unseen is None else TrainSplit(*_tensors(cut.unseen, config)),
     )
+
+
+def _tensors(part: Labelled, config: DataConfig) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(scaled(part[0], config.image_size)), torch.from_numpy(part[1])
 
 
 def _reader(config: DataConfig) -> Reader:
@@ -105,6 +115,10 @@ def _reader(config: DataConfig) -> Reader:
         )
     if config.val_size is not None and config.val_size < 1:
         raise DataError(message("the validation split needs at least 1 image", f"{config.val_size}", "-", "give more"))
+    if config.val_size is not None and config.test_half:
+        got = f"val_size={config.val_size} and test_half"
+        cause = "test_half takes the validation split from the test set, half of its half"
+        raise ConfigError(message("val_size is a number of training images", got, cause, "leave one of the two out"))
     if config.image_size is not None and not 1 <= config.image_size <= 4096:
         raise DataError(message("image_size must be 1 to 4096", f"{config.image_size}", "-", "give e.g. 64"))
     if config.name in SIZED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -54,7 +54,10 @@ class TestSplit(Split):
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set. mean, std: a number a channel, of pixels in [0, 1]. source: where it is from, and its licence."""
+    """A data set. mean, std: a number a channel, of pixels in [0, 1]. source: where it is from, and its licence.
+
+    unseen: only with `DataConfig.test_half`: what criteria score on instead of `train`, and nothing is trained on.
+    """
 
     train: TrainSplit
     val: ValSplit
@@ -64,11 +67,12 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    unseen: TrainSplit | None = None
 
     def __post_init__(self) -> None:
-        shapes = {tuple(s.x.shape[1:]) for s in (self.train, self.val, self.test)}
-        highest = max(int(s.y.max()) for s in (self.train, self.val, self.test))
-        lowest = min(int(s.y.min()) for s in (self.train, self.val, self.test))
+        shapes = {tuple(s.x.shape[1:]) for s in self.parts}
+        highest = max(int(s.y.max()) for s in self.parts)
+        lowest = min(int(s.y.min()) for s in self.parts)
         if len(shapes) != 1 or len(self.mean) != self.train.x.shape[1] or len(self.std) != len(self.mean):
             raise DataError(
                 message(
@@ -89,6 +93,12 @@ class Splits:
             )
 
     @property
+    def parts(self) -> tuple[Split, ...]:
+        """All splits that there are: train, val, test, and unseen if there is one."""
+        known = (self.train, self.val, self.test)
+        return known if self.unseen is None else (*known, self.unseen)
+
+    @property
     def in_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         c, h, w = self.train.x.shape[1:]
@@ -96,5 +106,5 @@ class Splits:
 
     def to(self, device: torch.device | str) -> Splits:
         """The same data on another device."""
-        train, val, test = (s.to(device) for s in (self.train, self.val, self.test))
-        return Splits(train, val, test, self.name, self.classes, self.mean, self.std, self.source)  # type: ignore[arg-type]
+        moved = {name: getattr(self, name).to(device) for name in ("train", "val", "test")}
+        return replace(self, **moved, unseen=None if self.unseen is None else self.unseen.to(device))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -83,11 +84,19 @@ def spec(about: About) -> str:
     """What every report must say: convention, data, hardware, versions."""
     data = about.data
     source = f"; pretrained starts are from {data['pretrained_on']}" if "pretrained_on" in data else ""
+    doubt = f" ({data['doubt']})" if "doubt" in data else ""
     return (
         f"MACs: {MACS_CONVENTION}. Data: {data['name']}, {data['train']} images to train, {data['val']} to choose, "
-        f"{data['test']} to test{source}. Hardware: {about.hardware.get('device', '?')}, {about.config['threads']} "
-        f"thread(s) a process. Versions: {', '.join(f'{k} {v}' for k, v in sorted(about.versions.items()))}."
+        f"{data['test']} to test{_halves(data)}{source}{doubt}. Hardware: {about.hardware.get('device', '?')}, "
+        f"{about.config['threads']} thread(s) a process. "
+        f"Versions: {', '.join(f'{k} {v}' for k, v in sorted(about.versions.items()))}."
     )
+
+
+def _halves(data: Mapping[str, Any]) -> str:
+    if "unseen" not in data:
+        return ""
+    return f" (half of the test set; those to choose, and {data['unseen']} to score on, are the other half)"
 
 
 def make_console() -> Console:

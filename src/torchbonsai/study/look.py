@@ -23,8 +23,7 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
     check_device(config.device, config.devices)
-    data = DataConfig(config.data, config.data_dir, config.limit_train, config.val_size, image_size=config.image_size)
-    target, splits, places = found(data)
+    target, splits, places = found(config.data_config)
     model = ModelConfig(config.model, splits.in_shape, splits.classes)
     module = build(model, seed=0)
     if not any(p.requires_grad for p in module.parameters()):
@@ -55,6 +54,9 @@ class Sourced(Protocol):
     def image_size(self) -> int | None: ...
 
     @property
+    def test_half(self) -> bool: ...
+
+    @property
     def source(self) -> str | None: ...
 
     @property
@@ -73,10 +75,23 @@ def source_of(config: Sourced, model: ModelConfig) -> tuple[Source, dict[str, st
                 "say source=NAME of a data set, or the path of a checkpoint; or leave 'pretrained' out of starts",
             )
         )
-    return _data_source(config, model, name) if name in data_names() else _checkpoint(name, config.source_epochs)
+    if name in data_names():
+        return _data_source(config, model, name)
+    source, places = checkpoint_of(name)
+    if config.source_epochs is not None:
+        raise ConfigError(
+            message(
+                "source_epochs needs a source that is trained here, a data set",
+                f"source_epochs={config.source_epochs} and the checkpoint {Path(name).name}",
+                "a checkpoint's training is over",
+                "leave source_epochs out",
+            )
+        )
+    return source, places
 
 
-def _checkpoint(name: str, source_epochs: float | None) -> tuple[Source, dict[str, str]]:
+def checkpoint_of(name: str) -> tuple[Source, dict[str, str]]:
+    """The source that a checkpoint file is, and where it lies. Raises ConfigError where there is no file."""
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
@@ -87,17 +102,15 @@ def _checkpoint(name: str, source_epochs: float | None) -> tuple[Source, dict[st
                 f"data sets are {', '.join(data_names())}",
             )
         )
-    if source_epochs is not None:
-        raise ConfigError(
-            message(
-                "source_epochs needs a source that is trained here, a data set",
-                f"source_epochs={source_epochs} and the checkpoint {path.name}",
-                "a checkpoint's training is over",
-                "leave source_epochs out",
-            )
-        )
     digest = file_digest(path)
     return Source(checkpoint=digest), {digest: str(path.resolve())}
+
+
+def doubt(settings: Sourced) -> dict[str, str]:
+    """What a report must say of a file as the source, which may have been trained on the target's own images."""
+    if settings.test_half or settings.source is None or not Path(settings.source).expanduser().is_file():
+        return {}
+    return {"doubt": f"if it has seen training images of {settings.data}, none of these is held out: test_half"}
 
 
 def _data_source(config: Sourced, model: ModelConfig, name: str) -> tuple[Source, dict[str, str]]:

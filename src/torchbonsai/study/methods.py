@@ -42,6 +42,7 @@ METHODS: dict[str, Callable[[int], Criterion]] = {
     "snip": lambda seed: SNIP(),
     "synflow": lambda seed: SynFlow(),
     "lfe": lambda seed: LinearFilterEnsembles(seed=seed),
+    "lfe-quick": lambda seed: LinearFilterEnsembles(masks_per_channel=2, precision="bf16", seed=seed),
     "gates": lambda seed: GateSaliency(seed=seed),
 }
 PASSES = {"weights": 0, "activations": 1, "gradients": 3}

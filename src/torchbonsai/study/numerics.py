@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.utils.deterministic
 
-from torchbonsai.core.config import later
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, message
 
 
@@ -27,7 +27,7 @@ class Numerics:
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = True
-    devices: int = later(1)
+    devices: int = added_later(1)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a number of threads or devices below one, an unknown precision, or a team whose step

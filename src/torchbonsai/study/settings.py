@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from torchbonsai.core.config import config_hash, counted, later
+from torchbonsai.core.config import added_later, config_hash, said
 from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.data.load import DataConfig
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.training.config import TrainConfig
 
@@ -27,6 +28,8 @@ class Settings:
         data_dir: Where the data set's official files are.
         limit_train: Train on so many images only.
         val_size: Images held out of the training images, to choose on.
+        test_half: For checkpoints that have seen all training images: score and choose on a fixed half of the test set,
+            a half of it each, and test on the other half.
         round_to: Widths are multiples of this.
         score_images: Training images that a criterion may look at.
         lr: Learning rate at its highest, of SGD.
@@ -47,6 +50,8 @@ class Settings:
             is shared out, not multiplied; batch norm sees its own share. Scoring, cutting and testing use one.
         threads: Of torch in every process.
         workers: Processes; 0 is this one. Default: 2 where there are two cores.
+        milestones: Shares of a training at which the step schedule takes a tenth of the learning rate.
+        decay_depthwise: Weight decay on the weights of depthwise convolutions, too.
     """
 
     model: str = "bonsai_small"
@@ -56,6 +61,7 @@ class Settings:
     data_dir: str | None = None
     limit_train: int | None = None
     val_size: int | None = None
+    test_half: bool = added_later(False)
     round_to: int = 1
     score_images: int = 1000
     lr: float = 0.1
@@ -71,9 +77,11 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     device: str = "cpu"
-    devices: int = later(1)
+    devices: int = added_later(1)
     threads: int = 1
     workers: int | None = None
+    milestones: tuple[float, ...] = added_later((0.5, 0.75))
+    decay_depthwise: bool = added_later(True)
 
     lists: ClassVar[tuple[str, ...]] = ("augment",)
     numbers: ClassVar[tuple[str, ...]] = (
@@ -125,6 +133,7 @@ class Settings:
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             schedule=self.schedule,
+            milestones=self.milestones,
             warmup_epochs=self.warmup_epochs,
             label_smoothing=self.label_smoothing,
             augment=self.augment,
@@ -132,12 +141,25 @@ class Settings:
             channels_last=self.channels_last,
             compile=self.compile,
             seed=seed,
+            decay_depthwise=self.decay_depthwise,
+        )
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The images that are trained, chosen and tested on."""
+        return DataConfig(
+            self.data,
+            self.data_dir,
+            self.limit_train,
+            self.val_size,
+            image_size=self.image_size,
+            test_half=self.test_half,
         )
 
     @property
     def identity(self) -> str:
         """A hash of all settings that the results depend on."""
-        return config_hash({name: value for name, value in counted(self).items() if name not in PLACES})
+        return config_hash({name: value for name, value in said(self).items() if name not in PLACES})
 
 
 def share_of(budget: str) -> float:

@@ -18,6 +18,7 @@ from torchbonsai.data.splits import Splits
 from torchbonsai.study.about import About, write_about
 from torchbonsai.study.best import best, candidates, hand_over
 from torchbonsai.study.config import SOURCES, CompareConfig
+from torchbonsai.study.look import doubt
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.runs import Finished, Run
 from torchbonsai.study.store import versions
@@ -58,12 +59,14 @@ def data_in_words(splits: Splits) -> dict[str, Any]:
     """What was trained on, and where it is from."""
     sizes = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
     about = {"name": splits.name, "classes": splits.classes, "shape": list(splits.in_shape), "source": splits.source}
-    return about | sizes
+    return about | sizes | ({} if splits.unseen is None else {"unseen": len(splits.unseen)})
 
 
 def pretrained_on(config: CompareConfig) -> dict[str, str]:
     """What the pretrained start comes from, if that start is compared: a data set, or a checkpoint's path."""
-    return {"pretrained_on": config.source or SOURCES[config.data]} if "pretrained" in config.starts else {}
+    if "pretrained" not in config.starts:
+        return {}
+    return {"pretrained_on": config.source or SOURCES[config.data]} | doubt(config)
 
 
 def command() -> str:

@@ -21,6 +21,8 @@ from torchbonsai.surgery.gates import GateSites, run_gated, sites_of_pass
 from torchbonsai.surgery.plan import PruningPlan
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+LOOSEST = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""The tolerance on statistics made for the comparison, where a network magnifies rounding; see `_rounding`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class Verification:
         return f"{said}, relative error {self.max_rel_error:.1e} ({where})"
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The largest error, and the error below which the networks count as equal."""
+
+    error: float
+    allowed: float
+
+
 NOT_COMPARED = Verification(False, None, "not compared")
 
 
@@ -57,29 +67,29 @@ def verify(
     Raises VerificationError where they differ and no inexact op explains it.
     """
     examples = as_examples(example_inputs)
-    error: float | None = 0.0
+    found: _Found | None = None
     dtype, why = torch.float64, ""
     for dtype in (torch.float64, torch.float32):
         try:
-            error = _error_by_hollow_sites(graph, plan, kept, model, small, examples, dtype)
-            if error is None or (not error < TOLERANCE[dtype] and not plan.inexact):
-                error = _largest_error(graph, plan, kept, model, small, examples, dtype, hollow=False)
+            found = _error_by_hollow_sites(graph, plan, kept, model, small, examples, dtype)
+            if found is None or (not found.error < found.allowed and not plan.inexact):
+                found = _largest_error(graph, plan, kept, model, small, examples, dtype, hollow=False)
             break
         except (RuntimeError, TypeError, NotImplementedError) as problem:
             why = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
     else:
         return Verification(False, None, f"the forward runs in neither float64 nor float32 ({why})")
-    name = str(dtype).removeprefix("torch.")
+    assert found is not None
+    error, name = found.error, str(dtype).removeprefix("torch.")
     compared: Literal["whole", "kept channels"] = "kept channels" if plan.outputs else "whole"
     if plan.inexact:
         reasons = "; ".join(dict.fromkeys(i.reason for i in plan.inexact))
         return Verification(False, error, f"undefined by nature: {reasons}", name, compared)
-    assert error is not None
-    if not error < TOLERANCE[dtype]:
+    if not error < found.allowed:
         raise VerificationError(
             message(
                 "The small network must equal the masked large one.",
-                f"relative error {error:.2e} in {name}, above {TOLERANCE[dtype]:.0e}",
+                f"relative error {error:.2e} in {name}, above {found.allowed:.0e}",
                 "an op's rule is wrong for this model, or the forward is not deterministic",
                 "pass ignore= for the part concerned and report the model; the given model is untouched",
             )
@@ -95,7 +105,7 @@ def _error_by_hollow_sites(
     small: nn.Module,
     examples: list[Example],
     dtype: torch.dtype,
-) -> float | None:
+) -> _Found | None:
     """The error with gates where a pass without values has them; None where a pass on values takes other kernels."""
     try:
         return _largest_error(graph, plan, kept, model, small, examples, dtype, hollow=True)
@@ -112,8 +122,8 @@ def _largest_error(
     examples: list[Example],
     dtype: torch.dtype,
     hollow: bool,
-) -> float:
-    worst = 0.0
+) -> _Found:
+    worst, allowed = 0.0, TOLERANCE[dtype]
     with undisturbed(model):
         large = alias_copy(model).to(dtype).eval()
         tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
@@ -121,6 +131,8 @@ def _largest_error(
         sites = [sites_of_pass(graph, large, example, hollow) for example in cast]
         for example, places in zip(cast, sites, strict=True):
             worst = max(worst, _difference(_masked(places, kept, large, example), _plain(tiny, example)))
+        if not worst < allowed:
+            return _Found(worst, allowed)
         randomise_constants(graph, large)
         masked = _calibrated(sites[0], kept, large, cast[0])
         tiny = apply(plan, large)
@@ -128,7 +140,29 @@ def _largest_error(
             if masked is None or number > 0:
                 masked = _masked(places, kept, large, example)
             worst = max(worst, _difference(masked, _plain(tiny, example)))
-    return worst
+        if not worst < allowed:
+            allowed = max(allowed, min(LOOSEST[dtype], 10 * _rounding(tiny, cast, dtype)))
+    return _Found(worst, allowed)
+
+
+def _rounding(model: nn.Module, examples: list[Example], dtype: torch.dtype) -> float:
+    """How much the outputs change with the last bit of inputs and weights.
+
+    Deep norms with the statistics of one small image divide by what is hardly there, layer after layer: on these, a
+    network may tell no more digits, whatever is right or wrong with it.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def shaken(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
+        return tensor.detach() * (1 + signs * torch.finfo(dtype).eps)
+
+    copy = alias_copy(model)
+    for _, tensor in named_tensors(copy):
+        tensor.data = shaken(tensor)
+    return max(_difference(_plain(model, e), _plain(copy, map_tensors(shaken, e))) for e in examples)
 
 
 def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:

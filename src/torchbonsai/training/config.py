@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.augment import check_augment
 
@@ -18,7 +19,8 @@ class TrainConfig:
     """SGD with momentum, its schedule, precision and seed.
 
     epochs: passes over the training split; a fraction stretches the schedule over ceil(epochs * steps an epoch)
-    steps. weight_decay acts on weights, not on norms and biases. warmup_epochs: the learning rate rises linearly
+    steps. weight_decay acts on weights, not on norms and biases; on those of depthwise convolutions where
+    decay_depthwise says so. warmup_epochs: the learning rate rises linearly
     over so many epochs, at most half of the run. schedule: "cosine" falls to 0 at the end; "step" multiplies by
     `gamma` at each of `milestones`, shares of the run. augment: of "crop", "flip", "cutout". precision "bf16"
     computes through autocast; weights stay float32. channels_last: the memory layout of weights and images.
@@ -42,6 +44,7 @@ class TrainConfig:
     channels_last: bool = False
     compile: bool = False
     seed: int = 0
+    decay_depthwise: bool = added_later(True)
 
     def __post_init__(self) -> None:
         _need(_finite(self.epochs) and self.epochs > 0, "epochs must be above 0", self.epochs)

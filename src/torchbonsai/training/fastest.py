@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from torchbonsai.core.errors import ConfigError
-from torchbonsai.training.checks import trainable
 from torchbonsai.training.compiled import compiled
 from torchbonsai.training.config import Precision, TrainConfig
 from torchbonsai.training.loop import make_optimizer, step
@@ -158,7 +157,7 @@ class _Arm:
             self.config, precision=a.precision, channels_last=a.channels_last, compile=a.compile, lr=SMALL_LR
         )
         model.train().to(memory_format=memory_format(a.channels_last))  # type: ignore[call-overload]
-        optimizer = make_optimizer(trainable(model), config)
+        optimizer = make_optimizer(model, config)
         inputs, targets = laid_out(self.batch[0], a.channels_last), self.batch[1]
         forward = stack.enter_context(compiled(model, a.compile))
         self._step = lambda: step(forward, optimizer, inputs, targets, config, self.classes)

@@ -62,7 +62,7 @@ def fit(
         generator = torch.Generator().manual_seed(config.seed)
         data = _Data(images, splits, config, generator, device, team)
         model.to(memory_format=memory_format(config.channels_last))  # type: ignore[call-overload]
-        forward, optimizer = team.wrapped(forward), make_optimizer(parameters, config)
+        forward, optimizer = team.wrapped(forward), make_optimizer(model, config)
         reports: list[EpochReport] = []
         if state is not None:
             state.open(identity_of(model, config, train, team.size))
@@ -159,11 +159,24 @@ def step(
     return torch.stack([loss.detach().double() * len(targets), right.double()])
 
 
-def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.SGD:
-    """SGD with momentum; weight decay on weights only, that is on parameters of two axes and more."""
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """SGD with momentum; weight decay on weights only, that is on parameters of two axes and more.
+
+    Raises ConfigError for a model without trainable parameters.
+    """
+    spared = set() if config.decay_depthwise else {id(weight) for weight in _depthwise(model)}
+    parameters = trainable(model)
+    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in spared]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1 or id(p) in spared], "weight_decay": 0.0},
     ]
     filled = [g for g in groups if g["params"]]
     return torch.optim.SGD(filled, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
+
+
+def _depthwise(model: nn.Module) -> Iterator[Tensor]:
+    """Weights of convolutions with a group a channel."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and 1 < module.groups == module.in_channels:
+            yield module.weight

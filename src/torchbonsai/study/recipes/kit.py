@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from torchbonsai.data.load import DataConfig
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.models.sources import library_of
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
@@ -20,7 +19,7 @@ from torchbonsai.study.stages.images import Images, epoch_of, found
 from torchbonsai.study.stages.measure import Evaluate, Time, Validate
 from torchbonsai.study.stages.prune import Prune, RandomWidths
 from torchbonsai.study.stages.renew import Reinitialise
-from torchbonsai.study.stages.start import NewWeights, Uniform
+from torchbonsai.study.stages.start import Checkpoint, NewWeights, Uniform
 from torchbonsai.study.stages.train import Train
 
 Cut = Callable[[Stage, int], Stage]
@@ -33,10 +32,7 @@ def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
     Returns the material, and the places where its content lies. Raises DataError or ConfigError.
     """
     check_device(settings.device, settings.devices)
-    config = DataConfig(
-        settings.data, settings.data_dir, settings.limit_train, settings.val_size, image_size=settings.image_size
-    )
-    target, splits, places = found(config)
+    target, splits, places = found(settings.data_config)
     library = library_of(settings.model)
     options = {} if library is None else {**library[0].structure(library[1]), library[0].classes_option: splits.classes}
     named = tuple((k, v) for k, v in options.items() if k)
@@ -58,6 +54,13 @@ class Kit:
         """New weights."""
         m = self.material
         return Stage(NewWeights(m.model, m.target, seed, m.code), label=f"new weights, seed {seed}")
+
+    def checkpoint(self, seed: int) -> Stage:
+        """The weights of the checkpoint that the material's source is."""
+        m = self.material
+        assert m.source is not None, "looked at before"
+        config = Checkpoint(m.model, m.target, seed, m.source.checkpoint, m.code)
+        return Stage(config, label=f"checkpoint, seed {seed}")
 
     def train(self, parent: Stage, epochs: float, seed: int, label: str, data: Images | None = None) -> Stage:
         """Train what `parent` leaves, on the target unless said otherwise."""

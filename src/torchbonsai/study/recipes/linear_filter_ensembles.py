@@ -1,7 +1,8 @@
 """Linear filter ensembles (Sándor, Pável, Csató; arXiv 2001.08142): rank filters by a linear model over random masks.
 
 The method section
-1. Train the network; hold a part of its training images out of all weight updates.
+1. Train the network; hold a part of its training images out of all weight updates. Or start from a checkpoint; where
+   that has seen all training images, scores and choices get one half of the test set (`test_half`).
 2. Draw masks of active and disabled filters, and measure the network's performance under each.
 3. Fit a linear, additive model from mask to performance; a filter's coefficient is its importance.
 4. Remove the least important filters, fine-tune, and repeat until the budget is met.
@@ -13,17 +14,25 @@ weights, the dense network fine-tuned in the same rounds. In a fully connected n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
-from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
+from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.models.build import build
+from torchbonsai.pruning.controls import restrict
+from torchbonsai.pruning.prune import trace
+from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
+from torchbonsai.study.look import checkpoint_of
 from torchbonsai.study.recipes.iterative import Iterative
-from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.kit import Kit, look_at
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.settings import Settings, share_of
+from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
+from torchbonsai.study.stages.images import example
+from torchbonsai.training.start import load_weights
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,10 @@ class LinearFilterEnsembles(RoundSettings):
     many masks, the rounds, all training settings, controls and fairness.
 
     Attributes:
-        methods: What scores, beside the paper's lfe.
+        checkpoint: Start from this file instead of start_epochs of training. Needs test_half or val_unseen.
+        val_unseen: You know that the checkpoint was trained on none of the images that are scored and chosen on here.
+        only: Modules whose channels may go, names or patterns; layer*.conv1: the inner channels of our ResNets.
+        methods: What scores: lfe (4 masks a channel), lfe-quick (2, in bfloat16), others to compare with.
         budget: MACs to keep after the last round; every round removes the same share of what is left.
     """
 
@@ -47,17 +59,51 @@ class LinearFilterEnsembles(RoundSettings):
     start_epochs: float = 100.0
     rounds: int = 3
     round_epochs: float = 20.0
-    hold_out: int = 500
+    checkpoint: str | None = None
+    val_unseen: bool = False
+    only: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("lfe",)
     budget: str = "2.78x"
 
-    lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
+    usual_hold_out: ClassVar[int] = 500
+    lists: ClassVar[tuple[str, ...]] = ("methods", "only", *Settings.lists)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a method or a budget that is none."""
+        """Raises ConfigError for a method or a budget that is none, and for a checkpoint that may know the answers."""
+        if self.checkpoint is not None and self.start_epochs == 0:  # said below, and said again by replace()
+            object.__setattr__(self, "start_epochs", type(self).start_epochs)
         super().__post_init__()
         check_methods(self.methods)
         share_of(self.budget)
+        self._started()
+
+    def _started(self) -> None:
+        if self.checkpoint is None:
+            if self.val_unseen:
+                raise wrong("val_unseen says something of a checkpoint", "val_unseen without a checkpoint")
+            return
+        if self.test_half == self.val_unseen:
+            raise _not_said(self.checkpoint, both=self.test_half)
+        if self.start_epochs != type(self).start_epochs:
+            raise wrong(
+                "a checkpoint's training is over: leave start_epochs out", f"start_epochs={self.start_epochs:g}"
+            )
+        object.__setattr__(self, "start_epochs", 0.0)
+
+
+def _not_said(checkpoint: str, *, both: bool) -> ConfigError:
+    name = Path(checkpoint).name
+    return ConfigError(
+        message(
+            "a start from a checkpoint needs images to score and choose on that it was not trained on",
+            f"{name} with both test_half and val_unseen"
+            if both
+            else f"{name}, and nothing said about what it has seen",
+            "weights from elsewhere have usually seen all training images, and a large network knows them by heart",
+            "set test_half (--test-half): scores and choices on one half of the test set, accuracy on the other; or "
+            "val_unseen (--val-unseen), if you know that it has not seen the validation images and those of hold_out",
+        )
+    )
 
 
 class Recipe(Iterative):
@@ -73,18 +119,37 @@ class Recipe(Iterative):
         "images held out of training as the performance, the rounds, all training settings, controls and fairness."
     )
 
+    def look(self, settings: Any) -> tuple[Material, dict[str, str]]:
+        """The model and the data; the checkpoint and the names of modules, if there are any, against the model."""
+        material, places = look_at(settings)
+        if settings.only:
+            model = build(material.model, seed=0)
+            restrict(trace(model, example(material.splits)), model, (), settings.only)
+        if settings.checkpoint is None:
+            return material, places
+        source, more = checkpoint_of(settings.checkpoint)
+        load_weights(build(material.model, seed=0), Path(settings.checkpoint).expanduser())
+        return replace(material, source=source), {**places, **more}
+
+    def more_data(self, kit: Kit) -> dict[str, str]:
+        """The checkpoint."""
+        return {} if self.settings.checkpoint is None else {"pretrained_on": self.settings.checkpoint}
+
     def starts(self, kit: Kit, seed: int) -> dict[str, Stage]:
-        """Step 1: trained, without the images that are held out."""
+        """Step 1: trained, without the images that are held out; or a checkpoint."""
+        if self.settings.checkpoint is not None:
+            return {"pretrained": kit.checkpoint(seed)}
         return {"trained": kit.train(kit.new(seed), self.settings.start_epochs, seed, f"dense network, seed {seed}")}
 
     def cut(self, kit: Kit, method: str, seed: int, model: Stage, number: int) -> Stage:
         """Steps 2 to 4: masks, the fit, the cut."""
         share = share_of(self.settings.budget) ** ((number + 1) / self.settings.rounds)
-        return Stage(kit.prune(method, share, seed), {"model": model}, f"{method}, round {number + 1}, seed {seed}")
+        config = replace(kit.prune(method, share, seed), only=self.settings.only)
+        return Stage(config, {"model": model}, f"{method}, round {number + 1}, seed {seed}")
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """How much smaller, at what cost in accuracy against the dense network trained as much."""
-        found = []
+        found = [] if self.settings.checkpoint is None else [self._of_checkpoint()]
         for fairness in (EQUAL_EPOCHS, EQUAL_COMPUTE):
             here = [r for r in records if r.arm.fairness == fairness]
             for name in self.methods if here else ():
@@ -94,3 +159,15 @@ class Recipe(Iterative):
                     f"dense network trained as much its test accuracy is {gap(mine, '', 'dense')}."
                 )
         return found
+
+    def _of_checkpoint(self) -> str:
+        s = self.settings
+        seen = "scores and choices are on one half of the test set and accuracy on the other, for it may have seen all "
+        said = (
+            "it was said (val_unseen) that it has not seen the images of scores and choices; nothing here checks that"
+        )
+        return (
+            f"Pretrained here is the checkpoint {Path(s.checkpoint).name}, trained elsewhere: that training is free, "
+            "so that networks from new weights, which have this study's training alone, are at a disadvantage; "
+            f"{seen + 'training images' if s.test_half else said}."
+        )

@@ -107,7 +107,7 @@ class Recipe(Iterative):
         label = f"trimming, round {number + 1}, seed {seed}"
         if s.budget is None:
             trim = Trim(data, seed, kit.settings.numerics, s.deviations, s.trimmed, s.layers, s.min_channels)
-            return Stage(replace(trim, score_images=s.score_images, hold_out=s.hold_out), {"model": model}, label)
+            return Stage(replace(trim, score_images=s.score_images, hold_out=s.held_out), {"model": model}, label)
         share = share_of(s.budget) ** ((number + 1) / s.rounds)
         lowest = kit.prune(method, share, seed)
         return Stage(replace(lowest, of="params", only=s.trimmed), {"model": model}, label)

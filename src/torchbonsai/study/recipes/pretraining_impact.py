@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
-from torchbonsai.study.look import source_of
+from torchbonsai.study.look import doubt, source_of
 from torchbonsai.study.recipes.equal import Removed, by_seed, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
@@ -29,7 +29,7 @@ from torchbonsai.study.recipes.words import points, shares
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, wrong
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.stages.start import Checkpoint, FreshHead, LibraryWeights, NewWeights
+from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights
 
 WEIGHTS = "weights"
 NAMES = {"pretrained": "the pre-trained network", "untrained": "the network from scratch"}
@@ -106,7 +106,7 @@ class Recipe(Iterative):
     def more_data(self, kit: Kit) -> dict[str, str]:
         """Where the pretrained network is from."""
         name = self.settings.source or SOURCES[self.settings.data]
-        return {"pretrained_on": f"the library's own {WEIGHTS}" if name == WEIGHTS else name}
+        return {"pretrained_on": f"the library's own {WEIGHTS}" if name == WEIGHTS else name} | doubt(self.settings)
 
     @property
     def reached(self) -> str:
@@ -126,8 +126,7 @@ class Recipe(Iterative):
         m, source = kit.material, kit.material.source
         assert source is not None, "looked at before"
         if source.checkpoint:
-            config = Checkpoint(m.model, m.target, seed, source.checkpoint, m.code)
-            return Stage(config, label=f"checkpoint, seed {seed}")
+            return kit.checkpoint(seed)
         if source.data is None:
             return Stage(LibraryWeights(m.model, m.target, seed), label=f"the library's weights, seed {seed}")
         new = NewWeights(replace(m.model, classes=source.classes), source.data, seed, m.code)

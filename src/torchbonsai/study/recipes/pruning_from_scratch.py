@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from torchbonsai.core.config import added_later
 from torchbonsai.models.build import takes_width
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest, stretched_epochs
@@ -69,6 +70,7 @@ class PruningFromScratch(RecipeSettings):
         scratch_b: Train once more, with epochs in the inverse proportion of the MACs.
         searches: Width searches on so many random initialisations, and on checkpoints of one run; 0: none.
         checkpoints: Of the run, beside its beginning.
+        gate_batch: Images a step of the gates; default: as batch_size.
     """
 
     model: str = "vgg16_bn"
@@ -91,6 +93,7 @@ class PruningFromScratch(RecipeSettings):
     scratch_b: bool = True
     searches: int = 0
     checkpoints: int = 10
+    gate_batch: int | None = added_later(None)
 
     lists: ClassVar[tuple[str, ...]] = ("budgets", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = (
@@ -108,6 +111,8 @@ class PruningFromScratch(RecipeSettings):
         if self.expand < 1 or self.gate_epochs < 1 or self.checkpoints < 1 or self.searches < 0 or self.searches == 1:
             got = f"{self.expand}, {self.gate_epochs}, {self.checkpoints}, {self.searches}"
             raise wrong("expand, gate_epochs and checkpoints must be at least 1, searches 0 or at least 2", got)
+        if self.gate_batch is not None and self.gate_batch < 1:
+            raise wrong("gate_batch must be at least 1", f"{self.gate_batch}")
 
 
 class Recipe:
@@ -152,7 +157,7 @@ class Recipe:
         config = LearnGates(
             kit.material.target, seed, kit.settings.numerics, s.sparsity, s.strength, s.gate_epochs, s.gate_lr
         )
-        config = replace(config, batch_size=s.batch_size, images=s.score_images)
+        config = replace(config, batch_size=s.gate_batch or s.batch_size, images=s.score_images)
         return Stage(config, {"model": frozen}, f"learning gates, seed {seed}")
 
     def _found(self, kit: Kit, frozen: Stage, gates: Stage | None, budget: str, order: Order, seed: int) -> Stage:

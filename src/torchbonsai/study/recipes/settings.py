@@ -48,25 +48,32 @@ class RoundSettings(RecipeSettings):
         rounds: Of cutting and training.
         round_epochs: Training after each cut.
         hold_out: So many training images are scored on and not trained on, in all arms. 0: score on training images.
+            Default: 500 in linear-filter-ensembles, else 0; always 0 with test_half, which has its own images for that.
     """
 
     rounds: int = 4
     round_epochs: float = 2.0
-    hold_out: int = 0
+    hold_out: int | None = None
 
+    usual_hold_out: ClassVar[int] = 0
     numbers: ClassVar[tuple[str, ...]] = ("round_epochs", *RecipeSettings.numbers)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one."""
         super().__post_init__()
         self.training(self.round_epochs, 0)
-        if self.rounds < 1 or self.hold_out < 0:
+        if self.hold_out is None:
+            object.__setattr__(self, "hold_out", 0 if self.test_half else self.usual_hold_out)
+        if self.rounds < 1 or self.held_out < 0:
             raise wrong("rounds must be at least 1, hold_out at least 0", f"{self.rounds}, {self.hold_out}")
+        if self.held_out and self.test_half:
+            must = "with test_half a quarter of the test images is scored on (at most score_images): leave hold_out out"
+            raise wrong(must, f"hold_out={self.hold_out}")
 
     @property
     def held_out(self) -> int:
         """Training images that no arm is trained on."""
-        return self.hold_out
+        return self.hold_out or 0
 
 
 def check_methods(names: tuple[str, ...]) -> None:

@@ -59,7 +59,7 @@ def _load(config: DataConfig) -> Splits:
 def digest_of(splits: Splits) -> str:
     """A hash of everything in the splits that can change a result."""
     digest = hashlib.sha256(repr((splits.classes, splits.mean, splits.std, splits.in_shape)).encode())
-    for split in (splits.train, splits.val, splits.test):
+    for split in splits.parts:
         digest.update(repr(tuple(split.x.shape)).encode())
         digest.update(split.x.numpy().tobytes())
         digest.update(split.y.numpy().tobytes())
@@ -72,10 +72,13 @@ def example(splits: Splits) -> Tensor:
 
 
 def to_score_on(splits: Splits, limit: int, hold_out: int = 0) -> list[Batch]:
-    """Batches of at most `limit` training images, and of no others: scores see train; if some are held out, those."""
+    """Batches of at most `limit` training images, and of no others: scores see train; if some are held out, those.
+
+    Where training images are no measure, since networks have seen them all: of the unseen ones instead.
+    """
     train = splits.train
     held = TrainSplit(train.x[-hold_out:], train.y[-hold_out:]) if hold_out else train
-    return batches(held, splits, limit=limit)
+    return batches(held if splits.unseen is None else splits.unseen, splits, limit=limit)
 
 
 def without_held_out(splits: Splits, hold_out: int) -> Splits:

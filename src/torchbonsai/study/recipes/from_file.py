@@ -1,0 +1,58 @@
+"""Settings of a recipe from a TOML file: one that ships with the package, by its name, or one's own.
+
+from torchbonsai.study.recipes import RECIPES, from_file
+settings = RECIPES["pruning-from-scratch"].config(**from_file.read("pfs-imagenet-resnet50", data_dir="DIR"))
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.study.recipes import RECIPES
+from torchbonsai.study.settings import wrong
+
+RECIPE = "recipe"
+"""The key that says which recipe a file is for."""
+
+
+def names() -> tuple[str, ...]:
+    """The files that ship, without their ending, sorted."""
+    return tuple(sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml")))
+
+
+def read(config: str | Path, recipe: str | None = None, **instead: Any) -> dict[str, Any]:
+    """The settings in a file, as keywords for the recipe's `config`.
+
+    config: a name of `names()`, or the path of a TOML file, whose keys are the recipe's settings and `recipe`, the
+    name of a recipe. recipe: what it must be for; default: what the file says. instead: settings that win over those
+    in the file. Raises ConfigError for no such file, what is no TOML, another recipe, or a key that is no setting.
+    """
+    source = _folder() / f"{config}.toml" if str(config) in names() else Path(config).expanduser()
+    found = _parsed(source, str(config))
+    meant = found.pop(RECIPE, recipe)
+    if meant not in RECIPES or (recipe is not None and meant != recipe):
+        raise wrong(f"{config} must be for {recipe or 'one of ' + ', '.join(RECIPES)}", f"{RECIPE} = {meant!r}")
+    known = [f.name for f in fields(RECIPES[meant].config)]
+    unknown = [key for key in (*found, *instead) if key not in known]
+    if unknown:
+        raise wrong(f"{config} must hold settings of {meant}: {RECIPE}, {', '.join(known)}", ", ".join(unknown))
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in (found | instead).items()}
+
+
+def _folder() -> Traversable:
+    return resources.files("torchbonsai.study.recipes") / "configs"
+
+
+def _parsed(source: Traversable | Path, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        must = f"a config is a TOML file, or one of {', '.join(names())}"
+        cause = "a mistyped name or path, or a file of another format"
+        raise ConfigError(message(must, f"{name}: {error}", cause, "see docs/recipes.md")) from error

@@ -59,6 +59,7 @@ def work(fabric: Any, out: str) -> None:
         "samples": history.samples,
         "loss": history.loss,
         "raised": raised,
+        "gathered": team.gathered(torch.tensor([250 + team.rank], dtype=torch.uint8)).tolist(),
     }
     name = f"{team.size}-{team.rank}"
     Path(out, f"{name}.json").write_text(json.dumps(told))

@@ -55,7 +55,9 @@ class Team:
         """(size, …): everyone's, on the CPU; all of one shape."""
         if self.size == 1:
             return tensor.cpu()[None]
-        return self.fabric.all_gather(tensor.to(self.fabric.device)).cpu()
+        rows = torch.zeros(self.size, *tensor.shape, dtype=tensor.dtype, device=self.fabric.device)
+        rows[self.rank] = tensor.to(rows.device)
+        return self.sum(rows).cpu()
 
     def broadcast(self, value: Any) -> Any:
         """What process 0 has, for all; plain data."""

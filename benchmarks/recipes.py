@@ -38,8 +38,8 @@ RECORDS = {
     "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-scratch-b --no-equal-compute",
     "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --source cifar100 --source-epochs 2 "
     "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --no-equal-compute",
-    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --start-epochs 2.5 --rounds 4 --round-epochs 0.5 "
-    "--no-equal-compute",
+    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 --start-epochs 2.5 --rounds 4 "
+    "--round-epochs 0.5 --no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
     "--rounds 3 --round-epochs 4 --budget 4x",
     "linear-filter-ensembles-resnet20": "linear-filter-ensembles --model resnet20 --data cifar10 --data-dir CIFAR "

@@ -10,7 +10,7 @@ from typing import Any
 
 import cattrs
 
-from torchbonsai.core.config import canonical_json, config_hash, write_atomic
+from torchbonsai.core.config import added_later, canonical_json, config_hash, write_atomic
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.fairness import Spent
 
@@ -27,7 +27,7 @@ class Arm:
     "reinitialised" and "shuffled" the method whose widths or scores they take; "" of the others. control: "" or one of
     CONTROLS. budget: as the user wrote it, "" of the dense control under equal-epochs, which belongs to all.
     source_counted: False on the row that shows a pretrained start once more with its source training free, as if
-    downloaded.
+    downloaded. shape_of: of "reinitialised", the start that ended in that shape, where starts ended in different ones.
     """
 
     start: str
@@ -36,6 +36,7 @@ class Arm:
     budget: str
     fairness: str
     source_counted: bool = True
+    shape_of: str = added_later("")
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class Arm:
             "random-widths": f"random channels, widths of {self.method}",
             "uniform-new": "uniform width, new weights",
             "dense": "dense network",
-            "reinitialised": f"new weights, widths of {self.method}",
+            "reinitialised": f"new weights, widths of {' '.join(filter(None, (self.method, self.shape_of)))}",
             "shuffled": f"shuffled {self.method}, new weights",
             "drawn-widths": "widths drawn at random, new weights",
         }

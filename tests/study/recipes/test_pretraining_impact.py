@@ -42,6 +42,7 @@ def test_arms_and_controls(study: tuple[Path, list[RunRecord]]) -> None:
     cut = {(s, "l1", control) for s in starts for control in ("", "random-widths")}
     new = {("untrained", "l1", "reinitialised"), ("untrained", "", "uniform-new")}
     assert arms(records, "equal-epochs") == cut | new | {(s, "", "dense") for s in starts}
+    assert len(of(records, "reinitialised")) == 3, "one a seed: both starts end in the same shape"
 
 
 def test_every_layer_loses_the_same_share_in_every_round(study: tuple[Path, list[RunRecord]]) -> None:

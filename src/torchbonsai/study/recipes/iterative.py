@@ -120,7 +120,8 @@ class Iterative:
     def _from_new(self, kit: Kit, pruned: Sequence[Chain], finished: Finished) -> list[Chain]:
         """The last shapes with new weights, and a uniform width at the MACs of the seed's first arm."""
         length = sum(self._lengths())
-        made = [kit.one_training(arm, c.seed, start, length) for c in pruned for arm, start in [kit.reinitialised(c)]]
+        renewed = [(c.seed, *kit.reinitialised(c, of)) for c, of in _shapes(pruned, finished)]
+        made = [kit.one_training(arm, seed, start, length) for seed, arm, start in renewed]
         for seed in self.settings.seeds:
             like = finished[next(c for c in pruned if c.seed == seed).network.spec].result["network"]
             arm, start = kit.uniform(self.reached, seed, like["macs"] / like["dense_macs"])
@@ -151,7 +152,7 @@ class Iterative:
     ) -> list[Chain | Draft]:
         """The controls from new weights, each one training for all of the total."""
         own = {(c.seed, c.arm.start, c.arm.method): c for c in reversed(found) if c.arm.control == ""}
-        starts = [(c.seed, *kit.reinitialised(c), c.network) for c in own.values()]
+        starts = [(c.seed, *kit.reinitialised(c, of), c.network) for c, of in _shapes([*own.values()], finished)]
         starts += [(c.seed, c.arm, c.start, c.start) for c in equal if c.arm.control == "uniform-new"]
         for seed in self.settings.seeds:
             new = kit.new(seed)
@@ -168,3 +169,16 @@ class Iterative:
 
 def _done(chains: Sequence[Chain | Draft], finished: Finished) -> bool:
     return all(chain.done(finished) for chain in chains)
+
+
+def _shapes(chains: Sequence[Chain], finished: Finished) -> list[tuple[Chain, str]]:
+    """Whose last shapes are trained from new weights, and the start to name: one chain a seed, and no start, where all
+    starts end in the same shapes, as under one share for every layer."""
+    found: list[tuple[Chain, str]] = []
+    for method in dict.fromkeys(c.arm.method for c in chains):
+        mine = [c for c in chains if c.arm.method == method]
+        widths = [finished[c.network.spec].result["network"]["widths"] for c in mine]
+        first = {c.seed: n for n, c in reversed([*enumerate(mine)])}
+        alike = all(width == widths[first[c.seed]] for c, width in zip(mine, widths, strict=True))
+        found += [(mine[n], "") for n in sorted(first.values())] if alike else [(c, c.arm.start) for c in mine]
+    return found

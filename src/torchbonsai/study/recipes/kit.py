@@ -124,9 +124,10 @@ class Kit:
 
         return cut
 
-    def reinitialised(self, like: Chain) -> tuple[Arm, Stage]:
+    def reinitialised(self, like: Chain, shape_of: str = "") -> tuple[Arm, Stage]:
         """The control that has the last shape of `like` with new weights: its arm and its start."""
-        arm = replace(like.arm, start="untrained", control="reinitialised", source_counted=True)
+        new = {"start": "untrained", "control": "reinitialised", "source_counted": True}
+        arm = replace(like.arm, **new, shape_of=shape_of)
         label = f"new weights at the widths of {like.arm.start_name} {like.arm.name}, seed {like.seed}"
         return arm, Stage(Reinitialise(like.seed), {"model": like.network}, label)
 

@@ -24,6 +24,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from _record import command
+
 FLAGS = [
     *("--model", "resnet20", "--data", "cifar10", "--limit-train", "5000", "--epochs", "2", "--seeds", "1"),
     *("--starts", "untrained", "trained", "--methods", "l1", "apoz", "--budgets", "2x", "--workers", "2"),
@@ -42,9 +44,11 @@ def main() -> None:
     flags = [*FLAGS, *more]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "study"
-        command = [sys.executable, "-m", "torchbonsai", "compare", *flags, "--data-dir", options.data_dir]
+        compare = [sys.executable, "-m", "torchbonsai", "compare", *flags, "--data-dir", options.data_dir]
         start = time.perf_counter()
-        subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([*compare, "--out", str(out)], stdout=subprocess.DEVNULL)
+        if done.returncode:
+            sys.exit(done.returncode)  # it has said why
         wall = time.perf_counter() - start
         record = added_up(out, wall, flags)
     options.out.parent.mkdir(exist_ok=True)
@@ -76,7 +80,8 @@ def added_up(out: Path, wall: float, flags: list[str]) -> dict[str, Any]:
     seconds["start, look, store, waiting, summary, report"] = lost
     work = seconds["training"] + seconds["measuring"]
     return {
-        "command": "bonsai compare " + " ".join(flags),
+        "command": command(__file__),
+        "measured": "bonsai compare " + " ".join(flags),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{about['hardware']['device']}, {os.cpu_count()} cores",
         "versions": about["versions"],
@@ -98,6 +103,8 @@ def page(record: dict[str, Any]) -> str:
         "# Where the wall time of a comparison goes",
         "",
         f"`{record['command']}`, {record['date']}. {record['hardware']}; torch {record['versions']['torch']}; n = 1.",
+        "",
+        f"Measured: `{record['measured']} --data-dir DIR`.",
         "",
         f"{record['wall_seconds']:.0f} s of wall time for {record['workers']} worker(s), {record['stages']} stages.",
         "",

@@ -1,14 +1,16 @@
-"""Canonical JSON of plain data, its hash, and writing files all or nothing."""
+"""Canonical JSON of plain data, its hash, writing files all or nothing, and where they are kept between runs."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 _LATER = "torchbonsai: added later"
@@ -69,15 +71,29 @@ def config_hash(value: Any, length: int = 16) -> str:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part, whatever is killed when."""
+    with atomically(path) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose bytes become the file at `path` when it ends well, and are deleted when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    raw = data.encode() if isinstance(data, str) else data
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(raw)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def cache_folder() -> Path:
+    """Where what was measured or decoded once is kept: TORCHBONSAI_CACHE, or `torchbonsai` in the user's cache."""
+    own = os.environ.get("TORCHBONSAI_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchbonsai"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from torchbonsai.core.config import config_hash, write_atomic
+from torchbonsai.core.config import cache_folder, config_hash, write_atomic
 from torchbonsai.cost.latency import device_name
 from torchbonsai.cost.layer import Layer
 from torchbonsai.cost.runtime import Runtime, Target, runtime_named
@@ -130,14 +129,6 @@ class LayerTable:
             write_atomic(self.path, json.dumps({"identity": self.identity, "points": told}, indent=1))
         except OSError as error:
             log.warning("the table of layer latencies was not kept: %s", error)
-
-
-def cache_folder() -> Path:
-    """Where tables lie: TORCHBONSAI_CACHE, or the user's cache."""
-    own = os.environ.get("TORCHBONSAI_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchbonsai"
 
 
 def _width_of(alignment: int) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from torchbonsai.data.pictures import Images
 from torchbonsai.data.raw import Raw
 from torchbonsai.data.stratify import Ints, split_off
 
-Labelled = tuple[npt.NDArray[np.uint8], Ints]
+Labelled = tuple[Images, Ints]
 """Images and their classes."""
 
 HALVES = 0

@@ -1,6 +1,6 @@
 """Folders of pictures, a folder a class: one's own with a train and a test part, and Caltech-101.
 
-Pictures of all sizes become squares: the shorter side is scaled to the square's, the middle is cut out.
+Only their names are read here: `data.pictures` makes squares of them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from torchbonsai.core.errors import DataError, message
-from torchbonsai.data.raw import Raw, altered
+from torchbonsai.data.pictures import Pictures
+from torchbonsai.data.raw import Raw
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
 SIZE = 64
@@ -64,21 +64,9 @@ def read_caltech(folder: Path | None, size: int | None, seed: int) -> Raw:
 
 def _raw(train: Files, test: Files, classes: int, val_size: int, source: str, size: int | None) -> Raw:
     side = SIZE if size is None else size
-    x_train, x_test = (np.stack([_square(path, side) for path, _ in files]) for files in (train, test))
+    x_train, x_test = (Pictures(tuple(path for path, _ in files), side) for files in (train, test))
     y_train, y_test = (np.array([k for _, k in files], dtype=np.int64) for files in (train, test))
     return Raw(x_train, y_train, x_test, y_test, classes, val_size, source)
-
-
-def _square(path: Path, side: int) -> npt.NDArray[np.uint8]:
-    """(3, side, side): the shorter side scaled, the middle cut out; grey pictures get three equal channels."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise altered(path, f"no picture ({type(error).__name__}: {error})", "where it came from") from error
-    return np.asarray(square).transpose(2, 0, 1)
 
 
 def _classes(part: Path) -> list[str]:

@@ -17,6 +17,7 @@ from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, DataError, message
 from torchbonsai.data import cifar, fashion, folders, idx, svhn
 from torchbonsai.data.cut import Labelled, in_halves, with_validation
+from torchbonsai.data.pictures import Pictures
 from torchbonsai.data.raw import Raw
 from torchbonsai.data.splits import Splits, TestSplit, TrainSplit, ValSplit
 from torchbonsai.data.stratify import split_off
@@ -44,6 +45,8 @@ class DataConfig:
     test_half: bool = added_later(False)
 
 
+AT_ONCE = 1 << 20
+"""Bytes of images whose moments are summed at a time, as integers of eight bytes."""
 Reader = Callable[[Path | None], Raw]
 Sized = Callable[[Path | None, int | None, int], Raw]
 SIZED: dict[str, Sized] = {
@@ -78,11 +81,10 @@ def load(config: DataConfig) -> Splits:
     train, labels = cut.train, raw.y_train
     if config.limit_train is not None and config.limit_train != len(train):
         train = train[split_off(labels[train], config.limit_train, config.seed + 1, "limit_train")[0]]
-    images, mean, std = scaled(raw.x_train[train], config.image_size), raw.mean, raw.std
-    if mean is None or std is None:
-        mean, std = _moments(images)
+    images, classes = _tensors((raw.x_train[train], labels[train]), config)
+    mean, std = (raw.mean, raw.std) if raw.mean is not None and raw.std is not None else _moments(images)
     return Splits(
-        TrainSplit(torch.from_numpy(images), torch.from_numpy(labels[train])),
+        TrainSplit(images, classes),
         ValSplit(*_tensors(cut.val, config)),
         TestSplit(*_tensors(cut.test, config)),
         config.name,
@@ -95,7 +97,9 @@ def load(config: DataConfig) -> Splits:
 
 
 def _tensors(part: Labelled, config: DataConfig) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(scaled(part[0], config.image_size)), torch.from_numpy(part[1])
+    images, labels = part
+    x = images.tensor() if isinstance(images, Pictures) else torch.from_numpy(scaled(images, config.image_size))
+    return x, torch.from_numpy(labels)
 
 
 def _reader(config: DataConfig) -> Reader:
@@ -138,9 +142,12 @@ def scaled(images: np.ndarray, size: int | None) -> np.ndarray:
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts]).numpy()
 
 
-def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation a channel, of pixels in [0, 1]; sums of integers, so the same on every machine."""
-    flat = images.transpose(1, 0, 2, 3).reshape(images.shape[1], -1).astype(np.int64)
-    mean = flat.sum(1) / flat.shape[1]
-    variance = (flat**2).sum(1) / flat.shape[1] - mean**2
+    sums = np.zeros((2, images.shape[1]), dtype=np.int64)  # of values, of their squares
+    for part in images.split(max(1, AT_ONCE // images[0].numel())):
+        values = part.transpose(0, 1).flatten(1).long()
+        sums += torch.stack([values.sum(1), values.square().sum(1)]).numpy()
+    mean, squares = sums / (images.numel() // images.shape[1])
+    variance = squares - mean**2
     return tuple(float(m) / 255 for m in mean), tuple(max(float(v), 1.0) ** 0.5 / 255 for v in variance)

@@ -1,6 +1,6 @@
 """Batches of a data set that does not fit: gathered by a thread while the device computes on the one before.
 
-Such a set is a tensor all the same, usually a file mapped into memory (`torch.from_file`), so that a split needs no
+Such a set is a tensor all the same, usually a file mapped into memory (`data.on_disk`), so that a split needs no
 second kind. What fits is moved to the device once, and nothing is fetched at all.
 """
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from torchbonsai.core.errors import DataError, message
 
+if TYPE_CHECKING:
+    from torchbonsai.data.pictures import Images
+
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """Images (n, c, h, w) uint8 and classes (n,) int64. mean, std: fixed ones, else taken from the training images."""
+    """Images (n, c, h, w) uint8 and classes (n,) int64. mean, std: fixed ones, else taken from the training images.
 
-    x_train: npt.NDArray[np.uint8]
+    Of folders of pictures, the images are `Pictures`, which are decoded once it is known which are wanted.
+    """
+
+    x_train: Images
     y_train: npt.NDArray[np.int64]
-    x_test: npt.NDArray[np.uint8]
+    x_test: Images
     y_test: npt.NDArray[np.int64]
     classes: int
     val_size: int

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.criteria.gate_saliency import GateSaliency
@@ -21,6 +22,7 @@ from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given
+from torchbonsai.surgery.gated import Loss
 
 Order = Literal["rank", "shuffled", "drawn"]
 
@@ -70,7 +72,7 @@ def learn(config: LearnGates, inputs: Inputs, context: Context) -> Output:
     graph = trace(module, example(splits).to(device))
     batches = to_learn_on(splits, config.images, config.batch_size)
     learner = GateSaliency(config.sparsity, config.strength, config.epochs, config.lr, seed=config.seed)
-    found = ScoringContext(graph, module, batches)
+    found = ScoringContext(graph, module, batches, loss=loss_of(splits))
     gates = found.resolve(learner)
     samples = sum(len(y) for _, y in batches)
     closed = torch.cat(list(gates.values())) == 0
@@ -124,8 +126,16 @@ def ordered(graph: ChannelGraph, gates: dict[str, Tensor], order: Order, seed: i
 
 
 def to_learn_on(splits: Splits, images: int, batch_size: int) -> list[Batch]:
-    """Batches of the first `images` training images, of even size: a batch norm cannot train on one image."""
+    """Batches of the first `images` training images, of even size: a batch norm cannot train on one image.
+
+    As uint8: they are normalised one at a time, by `loss_of`, since all of them need not fit in memory as numbers.
+    """
     count = min(images, len(splits.train))
-    x, y = normalise(splits.train.x[:count], splits), splits.train.y[:count]
+    x, y = splits.train.x[:count], splits.train.y[:count]
     parts = -(-count // batch_size)
     return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
+
+
+def loss_of(splits: Splits) -> Loss:
+    """The cross-entropy of a model on a batch of `to_learn_on`."""
+    return lambda model, batch: F.cross_entropy(model(normalise(batch[0], splits)), batch[1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.criteria.base import Loss, ScoringContext
 from torchbonsai.criteria.gate_saliency import GateSaliency
 from torchbonsai.data.batches import Batch, normalise
 from torchbonsai.data.splits import Splits
@@ -22,7 +22,6 @@ from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given
-from torchbonsai.surgery.gated import Loss
 
 Order = Literal["rank", "shuffled", "drawn"]
 

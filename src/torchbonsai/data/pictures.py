@@ -5,6 +5,7 @@ The shorter side is scaled to the square's, the middle is cut out.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from torchbonsai.core.config import cache_folder, config_hash
+from torchbonsai.core.config import cache_folder
 from torchbonsai.core.errors import DataError
 from torchbonsai.data.on_disk import mapped
 from torchbonsai.data.raw import altered
@@ -59,7 +60,10 @@ class Pictures:
     def _identity(self) -> str:
         import PIL
 
-        return config_hash([PIL.__version__, self.side, [_seen(path) for path in self.files]], 32)
+        digest = hashlib.sha256(repr((PIL.__version__, self.side)).encode())
+        for path in self.files:
+            digest.update(repr(_seen(path)).encode())
+        return digest.hexdigest()[:32]
 
     def _squares(self) -> Iterator[npt.NDArray[np.uint8]]:
         """All pictures, some at a time, decoded by threads: Pillow leaves Python's lock meanwhile."""

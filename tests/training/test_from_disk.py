@@ -97,7 +97,7 @@ def test_gates_learn_on_bytes_what_they_learn_on_numbers(both: tuple[Splits, Spl
 SIDE, PER_CLASS = 256, (130, 30)
 DATA = 2 * sum(PER_CLASS) * 3 * SIDE * SIDE
 """63 MB, decoded."""
-SPARE = 44_000_000
+SPARE = DATA // 2
 SCRIPT = f"""
 import resource, sys, threading
 import torch
@@ -137,8 +137,8 @@ print("trained")
 pictures.IN_MEMORY = {DATA}
 try:
     load(DataConfig("folder", sys.argv[1], image_size={SIDE}))
-except (MemoryError, RuntimeError) as error:
-    print("in memory:", error)
+except MemoryError:
+    print("too large for memory")
 """
 
 
@@ -149,10 +149,7 @@ def test_a_folder_larger_than_memory_trains(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv(name, value)  # what is freed goes back, and does not count any more
     folder = str(made(tmp_path / "pictures", *PER_CLASS))
 
-    assert SPARE < 0.75 * DATA
     run = [sys.executable, "-c", SCRIPT, folder]
     study = subprocess.run(run, capture_output=True, text=True, check=False)
     assert study.returncode == 0, study.stderr
-    trained, held = study.stdout.splitlines()
-    assert trained == "trained"
-    assert "allocate" in held, "memory was limited indeed"
+    assert study.stdout.splitlines() == ["trained", "too large for memory"]

@@ -233,13 +233,19 @@ class _Removed:
 
 
 def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:
-    """Rescaled rows and folded biases of `small` are rounded; where that is all, `tiny` gets them whole."""
+    """Rescaled rows and folded biases of `small` are rounded; where that is all, `tiny` gets them whole.
+
+    Numbers too small for their dtype's full precision are rounded to its least step.
+    """
     names = {*(s.name for s in plan.scales), *(f.name for f in plan.folds)}
     if not names:
         return tiny
     wanted, own = (dict(named_tensors(m)) for m in (apply(plan, large), small))
     for name, tensor in named_tensors(tiny):
-        if name in names and torch.allclose(tensor, wanted[name], 4 * torch.finfo(own[name].dtype).eps, 0.0):
+        if name not in names:
+            continue
+        form = torch.finfo(own[name].dtype)
+        if torch.allclose(tensor, wanted[name], 4 * form.eps, form.smallest_normal * form.eps):
             tensor.data = wanted[name].detach()
     return tiny
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from torchbonsai.graph.call import flat_tensors, map_tensors
 from torchbonsai.graph.rules import registry
@@ -31,7 +31,7 @@ _MIXES = frozenset(
 )
 """Ops whose output depends on all that lies under a window; none of their weights is negative."""
 _READS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
-_LEAVES = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.__dlpack__})
+_LEAVES = frozenset({torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__})
 """Calls that hand values over past the dispatcher."""
 
 
@@ -89,6 +89,12 @@ class Depends(TorchDispatchMode):
                 fits = k < len(masks) and masks[k].shape == tensor.shape
                 self._write(tensor, masks[k] if fits else torch.tensor(anything))
         return out
+
+    def leave(self, tensor: Tensor, how: str) -> None:
+        """Its values are handed over to code that is not seen."""
+        with _disable_current_modes():  # asking is no op of the pass
+            if bool(self(tensor).any()):
+                self.void = f"{how} makes the input decide a branch or a shape"
 
     def _write(self, tensor: Tensor, mask: Tensor) -> None:
         if not tensor.numel():
@@ -183,8 +189,8 @@ class _Leaving(TorchFunctionMode):
         self.depends = depends
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _LEAVES and bool(self.depends(args[0]).any()):
-            self.depends.void = f"{func.__name__} makes the input decide a branch or a shape"
+        if func in _LEAVES:
+            self.depends.leave(args[0], func.__name__)
         return func(*args, **(kwargs or {}))
 
 

@@ -7,12 +7,13 @@ import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import by_op, shares
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 import torchbonsai as tb
 from torchbonsai.artifacts.forms import open_session
@@ -20,7 +21,6 @@ from torchbonsai.cost.macs import CostModel
 from torchbonsai.graph.trace import observe
 
 TOLERANCE = 1e-3
-_SHOWN = 6
 _CLOSE = 0.01
 
 
@@ -75,18 +75,12 @@ def disagreement(expected: torch.Tensor, found: torch.Tensor) -> float:
     return off
 
 
-def spent(model: nn.Module, x: torch.Tensor, runtime: str, loaded: Any, threads: int) -> dict[str, float]:
-    """Shares of the time of one network by op, the largest first: what bounds it."""
-    times = _spent_onnx(x, loaded, threads) if runtime == "onnxruntime" else _spent_torch(model, x)
-    total = sum(times.values()) or 1.0
-    return {name: round(time / total, 3) for name, time in times.most_common(_SHOWN)}
-
-
-def _spent_torch(model: nn.Module, x: torch.Tensor) -> Counter[str]:
-    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as profiled:
-        for _ in range(3):
-            model(x)
-    return Counter({event.key: event.self_cpu_time_total for event in profiled.key_averages()})
+def spent(x: torch.Tensor, runtime: str, loaded: Any, run: Callable[[], Any], threads: int) -> dict[str, float]:
+    """Shares of the time of one network, as it runs there, by op or kernel, the largest first: what bounds it."""
+    if runtime == "onnxruntime":
+        return shares(_spent_onnx(x, loaded, threads))
+    with torch.inference_mode():
+        return by_op(lambda: [run() for _ in range(3)])
 
 
 def _spent_onnx(x: torch.Tensor, loaded: Any, threads: int) -> Counter[str]:

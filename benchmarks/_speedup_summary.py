@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from _record import in_words, several
 
 from torchbonsai.cost.latency import device_name
 
@@ -33,14 +34,14 @@ def machine(device: str) -> str:
     return f"{device_name(torch.device(device))}, {cores} cores, Python {platform.python_version()}, {told}"
 
 
-def page(command: str, entries: list[Entry]) -> str:
+def page(commands: list[str], entries: list[Entry]) -> str:
     """The whole page."""
     machines = sorted({e["row"]["machine"] for e in entries})
     threads = sorted({e["cell"]["threads"] for e in entries})
     lines = [
         "# Realised speed-up",
         "",
-        f"`{command}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. {'; '.join(machines)}, "
+        f"{several(commands)}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. {'; '.join(machines)}, "
         f"{' and '.join(map(str, threads))} thread(s).",
         "",
         "Speed-up over the dense network (medians over rounds in which dense, ours and torch-pruning took turns), the "
@@ -97,7 +98,7 @@ def _missed(entries: list[Entry]) -> list[str]:
         what = f"{cell['model']}, {cell['keep']:.0%}, batch {cell['batch']}, {cell['runtime']}"
         aim = target(cell["runtime"], cell["keep"])
         if _follows(entry, "ours") < aim:
-            spent = ", ".join(f"{op} {share:.0%}" for op, share in row["profile"]["ours"].items())
+            spent = "; the dense network's: ".join(in_words(row["profile"][arm]) for arm in ("ours", "dense"))
             lines.append(f"- {what}: {_follows(entry, 'ours'):.2f} of {aim}. Its time: {spent}")
         if row["times"]["ours"]["speed_up"] < _NEVER:
             lines.append(f"- {what}: slower than the dense network, {row['times']['ours']['speed_up']:.2f}x")

@@ -6,8 +6,11 @@ first half of the test set, and told on the other half.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,11 +40,17 @@ def data_folder() -> Path:
 
 def cifar10(folder: Path | None) -> Splits:
     """CIFAR-10 from its python batches in `folder`, else restored for this run from TORCHBONSAI_DATA."""
-    if folder is None:
-        folder = Path(tempfile.mkdtemp(prefix="cifar10-"))
-        command = [sys.executable, str(data_folder() / "restore.py"), "cifar10", str(folder)]
-        subprocess.run(command, check=True, capture_output=True)
-    return load(DataConfig("cifar10", str(folder)))
+    return load(DataConfig("cifar10", str(folder or restored())))
+
+
+@functools.cache
+def restored() -> Path:
+    """The python batches, in a folder that is gone at the end of the run."""
+    folder = Path(tempfile.mkdtemp(prefix="cifar10-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    command = [sys.executable, str(data_folder() / "restore.py"), "cifar10", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
 
 
 def resnet(depth: int) -> nn.Module:

@@ -16,11 +16,11 @@ import datetime
 import json
 import os
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from _record import command, is_here
 
 from torchbonsai.cost.latency import device_name
 from torchbonsai.data import DataConfig
@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bonsai-out/bf16_against_float32"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bf16_against_float32.json")
     options = parser.parse_args()
+    if not is_here(options.device):
+        return
     trained, tested, places = listed(options)
     finished = run_all([*trained.values(), *tested.values()], places, options)
     record = compared(trained, tested, finished, options)
@@ -89,14 +91,17 @@ def run_all(todo: list[Stage], places: dict[str, str], options: argparse.Namespa
             print(f"{event.stage.label}: {event.output.result['test_accuracy']:.2%}", flush=True)
 
     store = Store(options.work / "stages")
-    count = (
-        default_workers() if options.device == "cpu" else 0
-    )  # on a GPU one after the other: the seconds are compared
-    executor = Workers(store, count) if count else InProcess(store)
+    count = at_once(options.device)
+    executor = Workers(store, count) if count > 1 else InProcess(store)
     try:
         return run(todo, store, executor, listener=listener, places=places)
     finally:
         executor.close()
+
+
+def at_once(device: str) -> int:
+    """How many trainings run beside one another; on a GPU one, since the seconds are compared."""
+    return max(default_workers(), 1) if device == "cpu" else 1
 
 
 def compared(
@@ -111,10 +116,11 @@ def compared(
     }
     difference = paired(accuracy["bf16"], accuracy["float32"])
     return {
-        "command": " ".join(["python benchmarks/bf16_against_float32.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{device_name(torch.device(options.device))}, {os.cpu_count()} cores",
         "versions": versions(),
+        "processes": at_once(options.device),
         "size": {"train": options.limit_train, "epochs": options.epochs, "seeds": options.seeds},
         "test_accuracy": accuracy,
         "difference": vars(difference),
@@ -134,7 +140,8 @@ def page(record: dict[str, Any]) -> str:
         f"`{record['command']}`, {record['date']}. {record['hardware']}; torch {record['versions']['torch']}.",
         "",
         f"ResNet-20 on CIFAR-10, {size['train']} training images, {size['epochs']:g} epochs, crop and flip, seeds 0 to "
-        f"{size['seeds'] - 1}; bf16 is channels_last, float32 contiguous; both eager, 1 thread, two processes at once.",
+        f"{size['seeds'] - 1}; bf16 is channels_last, float32 contiguous; both eager, 1 thread; trainings at once: "
+        f"{record['processes']}.",
         "",
         "| | test accuracy, mean | by seed | seconds of training, median |",
         "|---|---|---|---|",

@@ -1,12 +1,13 @@
 """Where the wall time of a `bonsai compare` goes: what share is not training, scoring or measuring?
 
-    python benchmarks/compare_wallclock.py FOLDER_OF_THE_OFFICIAL_BATCHES [--out FOLDER] [MORE FLAGS OF bonsai compare]
+    python benchmarks/compare_wallclock.py FOLDER_OF_THE_OFFICIAL_BATCHES [--out FILE] [MORE FLAGS OF bonsai compare]
 
 ResNet-20 on CIFAR-10, 5,000 training images, 2 epochs, two starts, two methods, one budget, both fairnesses, 1 seed:
 the command itself, in a process of its own, from its start to its exit, into a fresh folder. Every worker has all of
 the wall time to spend, so that waiting for one another counts as lost. Training is what the loop's epochs took,
-measuring the stages that test accuracy and latency. Stages that score and cut are shown by themselves, and told both
-ways: the strict figure counts all of them as lost, since a stage does not say how long the scoring alone took.
+measuring the stages that test accuracy and latency, of which the latter run alone and so take the time of all workers.
+Stages that score and cut are shown by themselves, and told both ways: the strict figure counts all of them as lost,
+since a stage does not say how long the scoring alone took.
 Writes results/compare_wallclock.json and .md.
 """
 
@@ -24,10 +25,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from _record import command
+
 FLAGS = [
     *("--model", "resnet20", "--data", "cifar10", "--limit-train", "5000", "--epochs", "2", "--seeds", "1"),
     *("--starts", "untrained", "trained", "--methods", "l1", "apoz", "--budgets", "2x", "--workers", "2"),
 ]
+ALONE = ("latency", "fastest")
+"""Kinds of stages beside which nothing may run, so that their seconds are those of all workers."""
 MEASURING, CUTTING = ("evaluate", "latency", "fastest"), ("prune", "random-widths", "uniform")
 TARGET = 0.05
 RESULTS = Path(__file__).parent.parent / "results"
@@ -42,9 +47,11 @@ def main() -> None:
     flags = [*FLAGS, *more]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "study"
-        command = [sys.executable, "-m", "torchbonsai", "compare", *flags, "--data-dir", options.data_dir]
+        compare = [sys.executable, "-m", "torchbonsai", "compare", *flags, "--data-dir", options.data_dir]
         start = time.perf_counter()
-        subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+        done = subprocess.run([*compare, "--out", str(out)], stdout=subprocess.DEVNULL)
+        if done.returncode:
+            sys.exit(done.returncode)  # it has said why
         wall = time.perf_counter() - start
         record = added_up(out, wall, flags)
     options.out.parent.mkdir(exist_ok=True)
@@ -67,7 +74,7 @@ def added_up(out: Path, wall: float, flags: list[str]) -> dict[str, Any]:
             seconds["training"] += timing["training_seconds"]
             seconds["around training: data, build, load, checkpoints"] += timing["seconds"] - timing["training_seconds"]
         elif kind in MEASURING:
-            seconds["measuring"] += timing["seconds"]
+            seconds["measuring"] += timing["seconds"] * (workers if kind in ALONE else 1)
         elif kind in CUTTING:
             seconds["score and cut"] += timing["seconds"]
         else:
@@ -76,7 +83,8 @@ def added_up(out: Path, wall: float, flags: list[str]) -> dict[str, Any]:
     seconds["start, look, store, waiting, summary, report"] = lost
     work = seconds["training"] + seconds["measuring"]
     return {
-        "command": "bonsai compare " + " ".join(flags),
+        "command": command(__file__),
+        "measured": "bonsai compare " + " ".join(flags),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{about['hardware']['device']}, {os.cpu_count()} cores",
         "versions": about["versions"],
@@ -98,6 +106,8 @@ def page(record: dict[str, Any]) -> str:
         "# Where the wall time of a comparison goes",
         "",
         f"`{record['command']}`, {record['date']}. {record['hardware']}; torch {record['versions']['torch']}; n = 1.",
+        "",
+        f"Measured: `{record['measured']} --data-dir DIR`.",
         "",
         f"{record['wall_seconds']:.0f} s of wall time for {record['workers']} worker(s), {record['stages']} stages.",
         "",

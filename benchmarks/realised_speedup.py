@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _record import command, is_here
 from _speedup_arms import disagreement, macs_of, ours, spent, torch_pruning
 from _speedup_summary import machine, page, target
 from _zoo_build import build
@@ -59,22 +59,21 @@ class Cell:
 def main() -> None:
     """Measure what is not in the file yet, a cell at a time."""
     options = _options()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("skipped: no CUDA device here")
+    if not is_here(options.device):
         return
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.WARNING)
-    done = _read(options.out)
+    commands, done = _read(options.out)
     known = [cell for cell, _ in done]
-    command = " ".join(["python benchmarks/realised_speedup.py", *sys.argv[1:]])
+    commands = [*commands, *({command(__file__)} - set(commands))]
     for model, batch in product(options.models, options.batches):
         wanted = [cell for cell in _cells(options, model, batch) if cell not in known]
         for cell, row in _measured(wanted):
             done.append((cell, row))
             print(_line(cell, row), flush=True)
-            _write(options.out, command, done)
-    _write(options.out, command, done)
+            _write(options.out, commands, done)
+    _write(options.out, commands, done)
 
 
 def _measured(cells: list[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -130,9 +129,7 @@ def _row(cell: Cell, nets: dict[str, nn.Module], x: torch.Tensor, dense: dict[st
     row["against_theirs"] = speed_ratio(times["torch-pruning"], times["ours"])
     ratio = macs_of(nets["dense"], x) / macs_of(nets["ours"], x)
     if row["times"]["ours"]["speed_up"] / ratio < target(cell.runtime, cell.keep):
-        row["profile"] = {
-            arm: spent(nets[arm], x, cell.runtime, loaded[arm][0], cell.threads) for arm in ("dense", "ours")
-        }
+        row["profile"] = {arm: spent(x, cell.runtime, *loaded[arm], cell.threads) for arm in ("dense", "ours")}
     return row
 
 
@@ -147,16 +144,18 @@ def _line(cell: Cell, row: dict[str, Any]) -> str:
     return f"{cell.model:13} keep {cell.keep:4} batch {cell.batch:2} {cell.runtime:12} {'  '.join(told)}"
 
 
-def _read(path: Path) -> list[tuple[Cell, dict[str, Any]]]:
+def _read(path: Path) -> tuple[list[str], list[tuple[Cell, dict[str, Any]]]]:
+    """The commands that made the file, and its cells."""
     if not path.is_file():
-        return []
-    return [(Cell(**entry["cell"]), entry["row"]) for entry in json.loads(path.read_text())["cells"]]
+        return [], []
+    record = json.loads(path.read_text())
+    return record["commands"], [(Cell(**entry["cell"]), entry["row"]) for entry in record["cells"]]
 
 
-def _write(path: Path, command: str, done: list[tuple[Cell, dict[str, Any]]]) -> None:
+def _write(path: Path, commands: list[str], done: list[tuple[Cell, dict[str, Any]]]) -> None:
     cells = [{"cell": vars(cell), "row": row} for cell, row in done]
-    write_atomic(path, json.dumps({"command": command, "cells": cells}, indent=1) + "\n")
-    write_atomic(path.with_suffix(".md"), page(command, cells))
+    write_atomic(path, json.dumps({"commands": commands, "cells": cells}, indent=1) + "\n")
+    write_atomic(path.with_suffix(".md"), page(commands, cells))
 
 
 def _options() -> argparse.Namespace:

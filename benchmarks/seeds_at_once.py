@@ -1,6 +1,7 @@
 """Two seeds at once: two processes of one thread, or one process of two threads?
 
-    python benchmarks/seeds_at_once.py [--networks lenet resnet20] [--rounds 3] [--images 512] [--device cpu]
+    python benchmarks/seeds_at_once.py [--networks lenet resnet20] [--cifar10 FOLDER] [--rounds 3] [--images 512]
+        [--device cpu]
 
 The study's own executor trains two seeds of each network, an epoch in batches of 128: side by side in two
 worker processes of one thread, or one after the other in one process of two threads (on CUDA, where threads do not
@@ -15,7 +16,6 @@ import datetime
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from _record import command, is_here
+from _trained import restored
 
 from torchbonsai.cost.latency import device_name
 from torchbonsai.data import DataConfig
@@ -46,14 +48,17 @@ def main() -> None:
     """Measure every network, write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["lenet", "resnet20"])
+    parser.add_argument("--cifar10", type=Path, help="folder of the python batches; else restored from the shared data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "seeds_at_once.json")
     options = parser.parse_args()
+    if not is_here(options.device):
+        return
     rows = {name: measured(name, options) for name in options.networks}
     record = {
-        "command": " ".join(["python benchmarks/seeds_at_once.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{device_name(torch.device(options.device))}, {os.cpu_count()} cores",
         "versions": versions(),
@@ -93,7 +98,7 @@ def listed(
 ) -> tuple[list[Stage], list[Stage], dict[str, str]]:
     """New weights, and the trainings of two seeds, which no other round has; where the images lie."""
     set_name = "fashion-target-28" if name == "lenet" else "cifar10"
-    folder = None if name == "lenet" else os.environ.get("TORCHBONSAI_DATA")
+    folder = None if name == "lenet" else str(options.cifar10 or restored())
     data, splits, places = found(DataConfig(set_name, folder, options.images))
     model = ModelConfig(name, splits.in_shape, splits.classes)
     training = [TrainConfig(1, lr=0.01, augment=("crop", "flip"), seed=2 * number + i) for i in range(2)]

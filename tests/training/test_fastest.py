@@ -93,6 +93,25 @@ def test_a_long_training_has_its_compiled_candidates_measured(
     compile_of_torch = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m, **kwargs: compile_of_torch(m, backend="eager", **kwargs))
     monkeypatch.setattr(fastest, "HOPELESS", math.inf)
+    monkeypatch.setattr(fastest, "UNLIKELY", math.inf)
     config = replace(TrainConfig(1), batch_size=53)
     measured = measure(lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 3)), batch, config, 3, steps=10**6)
     assert [(m.note, m.step_seconds is None) for m in measured] == [("", False)] * 8
+
+
+def test_what_compiling_could_not_bring_to_the_front_is_not_compiled(
+    batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a compiler that gains nothing: whatever is more than 1.5 times slower than the best has no chance."""
+    monkeypatch.setattr(torch, "compile", lambda m, **kwargs: m)
+    quick = Arithmetic("bf16", channels_last=True)
+
+    def seconds(dtype: torch.dtype, channels_last: bool) -> float:
+        return 0.02 if (dtype, channels_last) == (torch.bfloat16, True) else 0.05
+
+    measured = {m.arithmetic: m for m in measure(lambda: Slow(seconds), batch, TrainConfig(1), 3, steps=10**6)}
+    assert measured[replace(quick, compile=True)].step_seconds is not None
+    for arithmetic in CANDIDATES:
+        eager = replace(arithmetic, compile=False)
+        assert measured[eager].step_seconds is not None
+        assert ("times as fast" in measured[arithmetic].note) == (arithmetic.compile and eager != quick)

@@ -49,6 +49,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert first == second
     assert first.pop("raised") == ["PlanError", "BudgetError"]
+    assert (first.pop("gathered"), alone.pop("gathered")) == ([[250], [251]], [[250]])
     assert first.pop("loss") == pytest.approx(alone.pop("loss"), rel=1e-5)
     alone.pop("raised")
     assert first == alone

@@ -59,6 +59,7 @@ def work(fabric: Any, out: str) -> None:
         "samples": history.samples,
         "loss": history.loss,
         "raised": raised,
+        "gathered": team.gathered(torch.tensor([250 + team.rank], dtype=torch.uint8)).tolist(),
     }
     name = f"{team.size}-{team.rank}"
     Path(out, f"{name}.json").write_text(json.dumps(told))
@@ -68,4 +69,6 @@ def work(fabric: Any, out: str) -> None:
 if __name__ == "__main__":
     from lightning_fabric import Fabric
 
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work, sys.argv[1])
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()  # runs this script once more, as the second process
+    work(fabric, sys.argv[1])

@@ -76,7 +76,7 @@ def as_json(found: Measured) -> dict[str, Any]:
 
 
 def picture(found: Measured, form: str) -> bytes:
-    """Speed-up beside the ratio of MACs, a panel a batch size and number of threads. form: "svg" or "png"."""
+    """Latencies, median and p10 to p90, a panel a batch size and number of threads. form: "svg" or "png"."""
     spec_ = _chart(found).to_dict()
     if form == "svg":
         drawn: str = vl_convert.vegalite_to_svg(spec_)
@@ -95,7 +95,10 @@ def _chart(found: Measured) -> Any:
     )
     bars = base.mark_bar().encode(x=alt.X("median:Q", title="latency, ms: median, p10 to p90"))
     spread = base.mark_rule(color="#333").encode(x="low:Q", x2="high:Q", color=alt.value("#333"))
-    return alt.layer(bars, spread).properties(width=420, height=alt.Step(14)).facet(row=alt.Row("panel:N", title=None))
+    panel = alt.layer(bars, spread).properties(width=420, height=alt.Step(14))
+    order_of_panels = list(dict.fromkeys(row[2] for row in rows))
+    panels = panel.facet(row=alt.Row("panel:N", title=None, sort=order_of_panels))
+    return panels.resolve_scale(x="independent")  # a batch of 16 would leave nothing to see of a batch of one
 
 
 def _point(row: Timed) -> tuple[str, str, str, float, float, float]:

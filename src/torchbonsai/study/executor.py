@@ -7,23 +7,20 @@ needs no `if __name__ == "__main__"`, nothing is pickled, and a worker ends by i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import subprocess
-import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torchbonsai.core.errors as errors
-from torchbonsai.core.errors import PruningError, message
-from torchbonsai.study.store import DamagedStage, Store
-from torchbonsai.study.work import StageError, Task, perform
+from torchbonsai.core.errors import PruningError
+from torchbonsai.study.child import Child, child_died, error_of, unexpected
+from torchbonsai.study.store import Store
+from torchbonsai.study.work import Task, perform
 
 BUILT_IN = ("torchbonsai.study.stages",)
+WORKER = "torchbonsai.study.worker"
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,13 @@ class Workers:
 
     def __init__(self, store: Store, count: int, *, threads: int = 1, modules: Sequence[str] = BUILT_IN) -> None:
         """threads: torch threads of each worker. modules: imported by the workers, to register kinds of stages."""
-        self._reports: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
-        self._idle: list[_Worker] = []
-        self._busy: dict[str, _Worker] = {}
-        self._workers: list[_Worker] = []
+        self._reports: queue.Queue[tuple[Child, dict[str, Any]]] = queue.Queue()
+        self._idle: list[Child] = []
+        self._busy: dict[str, Child] = {}
+        self._workers: list[Child] = []
         try:
             for _ in range(count):
-                self._workers.append(_Worker(store, threads, modules, self._reports))
+                self._workers.append(Child(WORKER, store, threads, modules, self._reports))
         except BaseException:
             self.close()
             raise
@@ -126,51 +123,14 @@ class Workers:
             return Report(key, progress=(done, of, note))
         self._busy.pop(key, None)
         if "ended" in line:
-            return Report(key, error=_worker_died(line["ended"]))
+            return Report(key, error=child_died(line["ended"]))
         self._idle.append(worker)
-        return Report(key, error=_error_of(line["error"]) if "error" in line else None)
+        return Report(key, error=error_of(line["error"]) if "error" in line else None)
 
     def close(self) -> None:
         """Kill the workers: a stage is written all or nothing, so that any moment is a good one."""
         for worker in self._workers:
             worker.kill()
-
-
-class _Worker:
-    """A child process and the thread that reads its lines."""
-
-    def __init__(self, store: Store, threads: int, modules: Sequence[str], reports: queue.Queue[Any]) -> None:
-        command = [sys.executable, "-m", "torchbonsai.study.worker", str(store.folder), str(threads), *modules]
-        # The one thing about the arithmetic that must be set before torch starts.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
-        )
-        self._reports = reports
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self._reports.put((self, json.loads(line)))
-        self._reports.put((self, {"ended": self._process.wait()}))
-
-    def send(self, task: Task) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the reading thread reports the end
-            self._process.stdin.write(json.dumps(asdict(task)) + "\n")
-            self._process.stdin.flush()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._thread.join()
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
 
 
 @contextlib.contextmanager
@@ -187,35 +147,3 @@ def running(store: Store, workers: int | None, threads: int) -> Iterator[Executo
 def default_workers() -> int:
     """Two where there are two cores or more, else none (in this process)."""
     return 2 if (os.cpu_count() or 1) > 1 else 0
-
-
-def unexpected(text: str) -> StageError:
-    """The error for an exception that nobody foresaw; text: its traceback."""
-    return StageError(
-        message(
-            "a stage must run to its end",
-            text.strip(),
-            "an error in the model's, the criterion's or torchbonsai's own code",
-            "mend it and run the same command again: finished stages are kept",
-        )
-    )
-
-
-def _worker_died(code: int) -> StageError:
-    return StageError(
-        message(
-            "a worker process must live as long as the study",
-            f"a worker ended with exit code {code}",
-            "it was killed, often for lack of memory",
-            "run the same command again, with fewer workers: finished stages are kept",
-        )
-    )
-
-
-def _error_of(data: dict[str, str]) -> PruningError:
-    """The error a worker met, as the same type here."""
-    known: dict[str, type[PruningError]] = {DamagedStage.__name__: DamagedStage, StageError.__name__: StageError}
-    kind = known.get(data["type"]) or getattr(errors, data["type"], None)
-    if isinstance(kind, type) and issubclass(kind, PruningError):
-        return kind(data["message"])
-    return unexpected(data["message"])

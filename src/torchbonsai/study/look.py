@@ -22,7 +22,7 @@ def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
 
     Returns the material and the places where its content lies. Raises DataError or ConfigError.
     """
-    check_device(config.device)
+    check_device(config.device, config.devices)
     target, splits, places = found(config.data_config)
     model = ModelConfig(config.model, splits.in_shape, splits.classes)
     module = build(model, seed=0)

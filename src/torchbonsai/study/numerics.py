@@ -6,18 +6,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 import torch.utils.deterministic
 
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, message
 
 
 @dataclass(frozen=True)
 class Numerics:
     """threads: of torch, per process. compile: the training step. deterministic: refuse ops without a deterministic
-    implementation."""
+    implementation. devices: so many processes, a device each, share out the batches of a training."""
 
     threads: int = 1
     device: str = "cpu"
@@ -25,9 +27,11 @@ class Numerics:
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = True
+    devices: int = added_later(1)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a number of threads below one or an unknown precision."""
+        """Raises ConfigError for a number of threads or devices below one, an unknown precision, or a team whose step
+        is to be compiled or whose device has a number."""
         if self.threads < 1 or self.precision not in ("float32", "bf16"):
             raise ConfigError(
                 message(
@@ -37,10 +41,22 @@ class Numerics:
                     "say threads=1, precision='float32'",
                 )
             )
+        if self.devices != 1 and (self.devices < 1 or self.compile or self.device not in ("cpu", "cuda")):
+            raise ConfigError(
+                message(
+                    "several devices need device='cpu' or 'cuda', without a number, and an eager step",
+                    f"devices={self.devices}, device={self.device!r}, compile={self.compile}",
+                    "a numbered device, or compile, which is for one process",
+                    "say devices=2, device='cuda', and leave compile out",
+                )
+            )
 
 
-def check_device(device: str) -> None:
-    """Raises ConfigError for a device that this machine, or this build of PyTorch, does not have."""
+def check_device(device: str, devices: int = 1) -> None:
+    """Raises ConfigError for a device that this machine, or this build of PyTorch, does not have, or not so often.
+
+    Several devices need Lightning Fabric.
+    """
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -52,6 +68,14 @@ def check_device(device: str) -> None:
                 "say --device cpu, or install the build for your device",
             )
         ) from error
+    if devices > 1 and device == "cuda" and devices > torch.cuda.device_count():
+        got = f"{devices}, of {torch.cuda.device_count()}"
+        raise ConfigError(message("so many devices must be here", got, "a number for another machine", "say fewer"))
+    if devices > 1 and find_spec("lightning_fabric") is None:
+        must = "several devices need lightning-fabric"
+        raise ConfigError(
+            message(must, "not installed", "an extra that was left out", "pip install 'torchbonsai[distributed]'")
+        )
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ class Settings:
         channels_last: Memory layout of weights and images.
         compile: Train through torch.compile.
         device: Where to train.
+        devices: Every training is shared out to so many devices (of cpu: processes), through Lightning Fabric. A batch
+            is shared out, not multiplied; batch norm sees its own share. Scoring, cutting and testing use one.
         threads: Of torch in every process.
         workers: Processes; 0 is this one. Default: 2 where there are two cores.
         milestones: Shares of a training at which the step schedule takes a tenth of the learning rate.
@@ -75,6 +77,7 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     device: str = "cpu"
+    devices: int = added_later(1)
     threads: int = 1
     workers: int | None = None
     milestones: tuple[float, ...] = added_later((0.5, 0.75))
@@ -101,7 +104,13 @@ class Settings:
         if self.precision == "auto" and (self.channels_last or self.compile):
             got = f"channels_last={self.channels_last}, compile={self.compile}"
             raise wrong("precision='auto' chooses channels_last and compile too: leave them out, or say all three", got)
-        self.training(1.0, 0)  # its own checks, before anything runs
+        if self.precision == "auto" and self.devices > 1:
+            raise wrong("precision='auto' measures one device; with several say which", f"devices={self.devices}")
+        if self.batch_size < self.devices:
+            got = f"batch_size={self.batch_size}, devices={self.devices}"
+            raise wrong("a batch must have an image for every device", got)
+        self.training(1.0, 0)  # their own checks, before anything runs
+        _ = self.concrete.numerics
 
     @property
     def concrete(self) -> Self:
@@ -111,7 +120,8 @@ class Settings:
     @property
     def numerics(self) -> Numerics:
         """The settings of the arithmetic. Raises ConfigError while the precision is "auto"; see `study.settled`."""
-        return Numerics(self.threads, self.device, self.precision, self.channels_last, self.compile)  # type: ignore[arg-type]
+        how = self.threads, self.device, self.precision, self.channels_last, self.compile
+        return Numerics(*how, devices=self.devices)  # type: ignore[arg-type]
 
     def training(self, epochs: float, seed: int) -> TrainConfig:
         """How a network is trained for so long. While the precision is "auto", float32, and `numerics` is refused."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from torchbonsai.study.store import Done
+    from torchbonsai.training.team import Team
 
 Inputs = Mapping[str, "Done"]
 """Role -> what that parent left in the store."""
@@ -45,12 +46,14 @@ class Context:
     """What a handler may use beside config and inputs, none of which may change the result.
 
     folder: the stage's own, for checkpoints. places: content digest -> where this machine keeps that content.
-    progress: called with (done, of, note), as often as the handler likes.
+    progress: called with (done, of, note), as often as the handler likes. team: where the kind is shared, and several
+    processes run the stage; what process 0 returns is stored.
     """
 
     folder: Path
     places: Mapping[str, str] = field(default_factory=dict)
     progress: Callable[[float, float, str], None] = lambda done, of, note: None
+    team: Team | None = None
 
 
 Handler = Callable[[Any, Inputs, Context], Output]
@@ -59,20 +62,26 @@ AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Output])
 
 @dataclass(frozen=True)
 class Kind:
-    """A registered kind of stage. exclusive: it measures time, so nothing else of the study may run beside it."""
+    """A registered kind of stage. exclusive: it measures time, so nothing else of the study may run beside it.
+
+    shared: its work can be shared out to a team of processes, where its numerics have several devices.
+    """
 
     name: str
     version: int
     config: type
     handler: Handler
     exclusive: bool = False
+    shared: bool = False
 
 
 KINDS: dict[str, Kind] = {}
 _BY_CONFIG: dict[type, Kind] = {}
 
 
-def runs(config: type, name: str, *, version: int, exclusive: bool = False) -> Callable[[AnyHandler], AnyHandler]:
+def runs(
+    config: type, name: str, *, version: int, exclusive: bool = False, shared: bool = False
+) -> Callable[[AnyHandler], AnyHandler]:
     """Register the decorated function for a type of config. One name, one type, one handler."""
 
     def register(handler: AnyHandler) -> AnyHandler:
@@ -89,7 +98,7 @@ def runs(config: type, name: str, *, version: int, exclusive: bool = False) -> C
                     "choose another name",
                 )
             )
-        KINDS[name] = _BY_CONFIG[config] = Kind(name, version, config, handler, exclusive)
+        KINDS[name] = _BY_CONFIG[config] = Kind(name, version, config, handler, exclusive, shared)
         return handler
 
     return register

@@ -11,8 +11,9 @@ import cattrs
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
 from torchbonsai.study.numerics import Numerics, applied
-from torchbonsai.study.stage import KINDS, Context, Kind
+from torchbonsai.study.stage import KINDS, Context, Kind, Output
 from torchbonsai.study.store import DamagedStage, Done, Store
+from torchbonsai.training.team import ALONE, Team
 
 Progress = Callable[[float, float, str], None]
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
@@ -66,30 +67,37 @@ def perform(task: Task, store: Store, progress: Progress) -> Done:
             done = None
         if done is not None:
             return done
-        inputs = {role: _parent(store, key) for role, key in task.parents.items()}
-        start = time.perf_counter()
-        with applied(getattr(config, "numerics", Numerics())):
-            output = kind.handler(config, inputs, Context(store.path(task.key), task.places, progress))
-        seconds = round(time.perf_counter() - start, 3)
-        about = {
-            "kind": kind.name,
-            "version": kind.version,
-            "config": config,
-            "parents": {role: {"key": parent.key, "digest": parent.digest} for role, parent in inputs.items()},
-            "timing": {**output.timing, "seconds": seconds},
-        }
-        return store.save(task.key, output, about)
+        if kind.shared and config.numerics.devices > 1:
+            from torchbonsai.study.together import share_out  # its children import this module
+
+            share_out(task, config.numerics, store, progress)
+            return _left(store, task.key, "a stage that ran must have left its record")
+        return store.save(task.key, *carried_out(task, store, progress))
 
 
-def _parent(store: Store, key: str) -> Done:
+def carried_out(task: Task, store: Store, progress: Progress, team: Team = ALONE) -> tuple[Output, dict[str, Any]]:
+    """(what the task's handler returns, what the record says about it). team: of processes that all do this."""
+    kind = KINDS[task.kind]
+    config = config_from_json(kind, task.config)
+    must = "a stage's parents must be done before it runs"
+    inputs = {role: _left(store, key, must) for role, key in task.parents.items()}
+    start = time.perf_counter()
+    with applied(getattr(config, "numerics", Numerics())):
+        output = kind.handler(config, inputs, Context(store.path(task.key), task.places, progress, team))
+    seconds = round(time.perf_counter() - start, 3)
+    about = {
+        "kind": kind.name,
+        "version": kind.version,
+        "config": config,
+        "parents": {role: {"key": parent.key, "digest": parent.digest} for role, parent in inputs.items()},
+        "timing": {**output.timing, "seconds": seconds},
+    }
+    return output, about
+
+
+def _left(store: Store, key: str, must: str) -> Done:
     done = store.load(key)
     if done is None:
-        raise StageError(
-            message(
-                "a stage's parents must be done before it runs",
-                f"{store.path(key)} holds no record",
-                "the folder was deleted while the study ran",
-                "start the study again",
-            )
-        )
+        got = f"{store.path(key)} holds no record"
+        raise StageError(message(must, got, "the folder was deleted while the study ran", "start the study again"))
     return done

@@ -17,12 +17,16 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 
-def main(arguments: list[str]) -> None:
-    """Serve until stdin closes. arguments: the store's folder, threads, modules that register kinds of stages."""
+def main(arguments: list[str], run: Callable[..., object] | None = None) -> None:
+    """Serve until stdin closes. arguments: the store's folder, threads, modules that register kinds of stages.
+
+    run: called with (task, store, progress); default: `study.work.perform`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -32,6 +36,7 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from torchbonsai.study.store import Store
+    from torchbonsai.study.work import perform
 
     folder, threads, *modules = arguments
     torch.set_num_threads(int(threads))
@@ -39,7 +44,7 @@ def main(arguments: list[str]) -> None:
         importlib.import_module(module)
     store = Store(Path(folder))
     while True:
-        _serve(tasks.get(), store, answers)
+        _serve(tasks.get(), run or perform, store, answers)
 
 
 def _listen(lines: IO[str], tasks: queue.Queue[dict[str, Any]]) -> None:
@@ -48,9 +53,9 @@ def _listen(lines: IO[str], tasks: queue.Queue[dict[str, Any]]) -> None:
     os._exit(0)
 
 
-def _serve(data: dict[str, Any], store: Any, answers: IO[str]) -> None:
+def _serve(data: dict[str, Any], run: Callable[..., object], store: Any, answers: IO[str]) -> None:
     from torchbonsai.core.errors import PruningError
-    from torchbonsai.study.work import Task, perform
+    from torchbonsai.study.work import Task
 
     last = 0.0
 
@@ -61,7 +66,7 @@ def _serve(data: dict[str, Any], store: Any, answers: IO[str]) -> None:
             _say(answers, {"key": data["key"], "progress": [done, of, note]})
 
     try:
-        perform(Task(**data), store, progress)
+        run(Task(**data), store, progress)
     except PruningError as error:
         _say(answers, {"key": data["key"], "error": {"type": type(error).__name__, "message": str(error)}})
     except Exception:  # noqa: BLE001  a user's factory or criterion may raise anything

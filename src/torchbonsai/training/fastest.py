@@ -29,6 +29,8 @@ SECONDS, ROUNDS = 4.0, 10
 """Steps are repeated so often, or so long; after one more each, that is not counted."""
 HOPELESS = 3.0
 """A candidate so many times slower than the best is measured once only."""
+UNLIKELY = 1.5
+"""Compiling gains no arithmetic so many times more than what it gains the one that is fastest without."""
 SMALL_LR = 1e-4
 """The same batch at every step: at a usual rate weights could become infinite, and steps slower or faster."""
 SHORTEST_COMPILATION = 5.0
@@ -95,7 +97,7 @@ def measure(
         begun = [best]
         for arm in sorted(eager, key=lambda arm: arm.result.training_seconds(2)):
             twin = arms[replace(arm.arithmetic, compile=True)]
-            twin.note = _cannot_win(begun, best.result.training_seconds(steps)) or arm.note
+            twin.note = arm.note or _cannot_win(begun, best.result.training_seconds(steps)) or _too_far(arm, begun)
             if not twin.note:
                 twin.begin(build, stack)
                 begun.append(twin)
@@ -110,6 +112,20 @@ def _cannot_win(begun: Sequence[_Arm], eager_seconds: float) -> str:
     if shortest < eager_seconds:
         return ""
     return f"compiling takes {shortest:.0f} s or more, a whole eager training {eager_seconds:.0f} s"
+
+
+def _too_far(arm: _Arm, begun: Sequence[_Arm]) -> str:
+    """Why the twin of `arm` need not be compiled: it is too slow for what compiling gained the best."""
+    compiled = next((twin for twin in begun[1:] if not twin.note), None)
+    if compiled is None:
+        return ""
+    if not compiled.times:
+        compiled.times = [compiled.clocked(), compiled.clocked()]
+    quickest = min(compiled.times)
+    gained, wanted = (min(eager.times) / quickest for eager in (begun[0], arm))
+    if wanted <= UNLIKELY * max(gained, 1.0):
+        return ""
+    return f"compiling would have to make it {wanted:.1f} times as fast, and makes the fastest {gained:.1f} times"
 
 
 @dataclass(eq=False)

@@ -65,8 +65,8 @@ def fit(
         forward, optimizer = team.wrapped(forward), make_optimizer(model, config)
         reports: list[EpochReport] = []
         if state is not None:
-            state.open(identity_of(model, config, train))
-            reports = state.restore(model, optimizer, generator)
+            state.open(identity_of(model, config, train, team.size))
+            reports = state.restore(model, optimizer, generator, team.rank)
         while (done := sum(r.steps for r in reports)) < total:
             model.train()
             report = _epoch(forward, optimizer, data, (len(reports) + 1, done), on_step)
@@ -76,7 +76,7 @@ def fit(
                 report = report.evaluated(measured)
             reports.append(report)
             if state is not None:
-                state.capture(model, optimizer, generator, reports)
+                state.capture(model, optimizer, generator, reports, team)
             if on_epoch is not None:
                 on_epoch(report)
         optimizer.zero_grad(set_to_none=True)

@@ -17,6 +17,7 @@ from torchbonsai.core.errors import DataError, message
 from torchbonsai.data.splits import TrainSplit
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.report import EpochReport
+from torchbonsai.training.team import ALONE, Team
 
 MODEL, OPTIMIZER, REPORTS, IDENTITY = "model/", "optimizer/", "reports", "identity"
 RNG_DATA, RNG_CPU, RNG_CUDA = "rng/data", "rng/cpu", "rng/cuda"
@@ -52,15 +53,19 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         reports: list[EpochReport],
+        team: Team = ALONE,
     ) -> None:
-        """Fill the state with copies of everything that decides how the run goes on."""
+        """Fill the state with copies of everything that decides how the run goes on, in every process of the team."""
         device = next(model.parameters()).device
         tensors = {MODEL + k: v for k, v in model.state_dict().items()}
         for number, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"{OPTIMIZER}{number}/{k}": v for k, v in entries.items() if isinstance(v, Tensor)}
-        tensors |= {RNG_DATA: generator.get_state(), RNG_CPU: torch.get_rng_state(), IDENTITY: self.tensors[IDENTITY]}
+        tensors |= {RNG_DATA: generator.get_state(), IDENTITY: self.tensors[IDENTITY]}
+        random = {RNG_CPU: torch.get_rng_state()}
         if device.type == "cuda":
-            tensors[RNG_CUDA] = torch.cuda.get_rng_state(device)
+            random[RNG_CUDA] = torch.cuda.get_rng_state(device)
+        for name, own in random.items():  # each process draws its own dropout
+            tensors |= {f"{name}{rank or ''}": drawn for rank, drawn in enumerate(team.gathered(own))}
         self.tensors = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         self.tensors[REPORTS] = torch.tensor([_row(r) for r in reports], dtype=torch.float64)
 
@@ -71,7 +76,7 @@ class TrainState:
         self.tensors[IDENTITY] = identity
 
     def restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, rank: int = 0
     ) -> list[EpochReport]:
         """Put model, optimizer and random state where they were; returns the epochs done. Nothing where none is."""
         if REPORTS not in self.tensors:
@@ -87,17 +92,18 @@ class TrainState:
             entries.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
         generator.set_state(self.tensors[RNG_DATA].cpu())
-        torch.set_rng_state(self.tensors[RNG_CPU].cpu())
-        device = next(model.parameters()).device
-        if device.type == "cuda" and RNG_CUDA in self.tensors:
-            torch.cuda.set_rng_state(self.tensors[RNG_CUDA].cpu(), device)
+        torch.set_rng_state(self.tensors[f"{RNG_CPU}{rank or ''}"].cpu())
+        device, own = next(model.parameters()).device, f"{RNG_CUDA}{rank or ''}"
+        if device.type == "cuda" and own in self.tensors:
+            torch.cuda.set_rng_state(self.tensors[own].cpu(), device)
         return self.reports
 
 
-def identity_of(model: nn.Module, config: TrainConfig, train: TrainSplit) -> Tensor:
-    """(64,) uint8: a hash of what must be the same for a run to go on: settings, shapes, images."""
+def identity_of(model: nn.Module, config: TrainConfig, train: TrainSplit, processes: int = 1) -> Tensor:
+    """(64,) uint8: a hash of what must be the same for a run to go on: settings, shapes, images, team."""
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    text = config_hash({"config": config, "images": _digest(train), "shapes": shapes}, length=64)
+    team = {"processes": processes} if processes > 1 else {}
+    text = config_hash({"config": config, "images": _digest(train), "shapes": shapes, **team}, length=64)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 

@@ -51,6 +51,14 @@ class Team:
         """The sum over all processes."""
         return tensor if self.size == 1 else self.fabric.all_reduce(tensor, reduce_op="sum")
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """(size, …): everyone's, on the CPU; all of one shape."""
+        if self.size == 1:
+            return tensor.cpu()[None]
+        rows = torch.zeros(self.size, *tensor.shape, dtype=tensor.dtype, device=self.fabric.device)
+        rows[self.rank] = tensor.to(rows.device)
+        return self.sum(rows).cpu()
+
     def broadcast(self, value: Any) -> Any:
         """What process 0 has, for all; plain data."""
         return value if self.size == 1 else self.fabric.broadcast(value, src=0)

@@ -31,7 +31,7 @@ def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
 
     Returns the material, and the places where its content lies. Raises DataError or ConfigError.
     """
-    check_device(settings.device)
+    check_device(settings.device, settings.devices)
     target, splits, places = found(settings.data_config)
     library = library_of(settings.model)
     options = {} if library is None else {**library[0].structure(library[1]), library[0].classes_option: splits.classes}

@@ -48,7 +48,7 @@ class Snapshot:
     number: int
 
 
-@runs(Snapshots, "snapshots", version=1)
+@runs(Snapshots, "snapshots", version=1, shared=True)
 def snapshots(config: Snapshots, inputs: Inputs, context: Context) -> Output:
     """One run with one schedule; every snapshot is on disk before the checkpoint that is past it."""
     network, module = taken(inputs["model"])
@@ -56,7 +56,8 @@ def snapshots(config: Snapshots, inputs: Inputs, context: Context) -> Output:
     last = -int(-config.training.epochs // 1)
     wanted = {number: round(share * last) for number, share in enumerate(config.shares)}
     samples = dict.fromkeys((n for n, epoch in wanted.items() if epoch == 0), 0)
-    for number in samples:
+    first = context.team is None or context.team.rank == 0
+    for number in samples if first else ():
         _keep(context.folder, number, module)
 
     def on_epoch(report: EpochReport) -> None:
@@ -69,7 +70,8 @@ def snapshots(config: Snapshots, inputs: Inputs, context: Context) -> Output:
     counts = [0]
     for report in history.epochs:
         counts.append(counts[-1] + report.samples)
-    tensors = {f"{n}/{name}": t for n in wanted for name, t in _kept(context.folder, n).items()}
+    kept = wanted if first else ()  # the files are process 0's, and so is what is returned
+    tensors = {f"{n}/{name}": t for n in kept for name, t in _kept(context.folder, n).items()}
     costs = [training_macs(network.macs, counts[epoch]) for epoch in wanted.values()]
     return Output({"network": network.to_json(), "training_macs": costs, "epochs": list(wanted.values())}, tensors)
 

@@ -22,6 +22,7 @@ from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.loop import fit
 from torchbonsai.training.report import EpochReport, History
 from torchbonsai.training.state import TrainState
+from torchbonsai.training.team import ALONE, check_widths
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 15.0
@@ -41,7 +42,7 @@ class Train:
     hold_out: int = 0
 
 
-@runs(Train, "train", version=1)
+@runs(Train, "train", version=1, shared=True)
 def train(config: Train, inputs: Inputs, context: Context) -> Output:
     """`training.loop.fit`, with a checkpoint beside the record so that a long run goes on where it stopped."""
     network, module = taken(inputs["model"])
@@ -63,21 +64,26 @@ def fitted(
     after_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> History:
     """`fit`, going on from the checkpoint in the stage's folder if there is one. after_epoch: called before the next
-    checkpoint is written."""
+    checkpoint is written; of a team, by process 0 alone, which writes them."""
+    team = context.team or ALONE
+    check_widths(team, module)
     path = context.folder / CHECKPOINT
     state = _read(path)
     last = monotonic()
 
     def on_epoch(report: EpochReport) -> None:
         nonlocal last
+        if team.rank:
+            return
         after_epoch(report)
         context.progress(report.epoch, training.epochs, f"training accuracy {report.train_accuracy:.0%}")
         if monotonic() - last > CHECKPOINT_SECONDS:
             write_atomic(path, safetensors.torch.save(state.state_dict()))
             last = monotonic()
 
-    history = fit(module, splits.train, training, splits=splits, on_epoch=on_epoch, state=state)
-    path.unlink(missing_ok=True)
+    history = fit(module, splits.train, training, splits=splits, on_epoch=on_epoch, state=state, team=team)
+    if not team.rank:
+        path.unlink(missing_ok=True)
     return history
 
 

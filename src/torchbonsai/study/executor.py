@@ -148,7 +148,7 @@ def running(store: Store, workers: int | None, threads: int, devices: int = 1) -
 
 
 def default_workers(devices: int = 1) -> int:
-    """Two where there are two cores or more, else none (in this process); one where a training takes several devices."""
+    """Two where there are two cores or more (one, if a training takes several devices), else none: in this process."""
     if (os.cpu_count() or 1) == 1:
         return 0
     return 2 if devices == 1 else 1

@@ -15,8 +15,8 @@ from made_up import block, record
 from rich.console import Console
 
 import torchbonsai.report
-from torchbonsai.core.errors import ArtifactError
 from torchbonsai.cli.compare import chosen
+from torchbonsai.core.errors import ArtifactError
 from torchbonsai.report import figures, words
 from torchbonsai.report.console import show, tables
 from torchbonsai.report.page import page, write_page

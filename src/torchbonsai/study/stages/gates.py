@@ -29,7 +29,7 @@ Order = Literal["rank", "shuffled", "drawn"]
 class LearnGates:
     """Gates of every channel of the parent "model", whose weights stay frozen; see `GateSaliency`.
 
-    batch_size: images a step of the gates. images: of the training split, or of the unseen images where the data set has some.
+    batch_size: images a step of the gates. images: of the training split, or of unseen images where there are some.
     """
 
     data: Images

@@ -28,7 +28,10 @@ import torchbonsai
 RESULTS = Path(__file__).parent.parent / "results" / "recipes"
 FAST = "--precision bf16 --channels-last"
 MLP = f"--model mlp --data mnist --data-dir MNIST --augment --lr 0.05 {FAST}"
-SMALL = f"--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 2000 --val-size 1000 {FAST}"
+SMALL = (
+    "--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 10000 --val-size 1000 --augment flip "
+    f"--warmup-epochs 0.2 {FAST}"
+)
 VGG = f"--data cifar10 --data-dir CIFAR --width 0.25 --augment flip {FAST}"
 
 RECORDS = {
@@ -48,13 +51,14 @@ RECORDS = {
     "--no-equal-compute",
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
-    "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --start-epochs 4 --rounds 3 --round-epochs 1 "
-    "--no-equal-compute",
-    "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 3 "
-    "--rounds 4 --share 0.25 --round-epochs 1",
+    "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
+    "--round-epochs 0.75 --budget 2x --no-equal-compute",
+    "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 2 "
+    "--rounds 3 --share 0.2 --round-epochs 0.75 --no-equal-compute",
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
     "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
-    "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --start-epochs 4 --epochs 4 --gate-epochs 4",
+    "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 --epochs 3 "
+    "--gate-epochs 4 --score-images 5000 --no-equal-compute",
 }
 """What is run. CIFAR, MNIST and SHARED stand for the folders of the data."""
 PLACES = ("--data-dir", "--out", "--checkpoint", "--source")

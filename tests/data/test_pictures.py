@@ -148,3 +148,13 @@ def test_a_resized_crop_is_a_part_of_the_picture_scaled() -> None:
     slopes = (rows[:, 0, 0, 9] - rows[:, 0, 0, 4]) / 50
     assert 0.4 < slopes.min() < 0.75 < slopes.max() < 1.2, "from half of the width to a little more than all of it"
     assert slopes.unique().numel() > 60, "every image its own"
+
+
+def test_the_first_and_last_pictures_of_a_split_are_of_all_classes(caltech: Path) -> None:
+    """Criteria score on the first images, and the last ones are held out: files in folders lie class by class."""
+    splits, again = (load(DataConfig("caltech101", str(caltech), image_size=24)) for _ in range(2))
+    classes = splits.train.y.tolist()
+    few = len(classes) // 3
+    assert set(classes[:few]) == set(classes[-few:]) == set(range(splits.classes))
+    assert classes == again.train.y.tolist()
+    assert torch.equal(splits.test.x, again.test.x)

@@ -85,6 +85,14 @@ def test_caltech_takes_thirty_a_class_and_no_background(caltech: Path) -> None:
     assert not torch.equal(other.test.x, splits.test.x), "another seed, other pictures"
 
 
+def test_pictures_are_in_no_order_of_classes(caltech: Path) -> None:
+    splits = load(DataConfig("caltech101", str(caltech), image_size=8))
+    for split in (splits.train, splits.test):
+        assert split.y.tolist() != sorted(split.y.tolist())
+    for some in (splits.train.y[:20], splits.train.y[-20:]):
+        assert set(some.tolist()) == {0, 1, 2}, "the first and the last, which are scored on and held out"
+
+
 def test_caltech_that_is_incomplete(caltech: Path) -> None:
     with pytest.raises(DataError, match="101_ObjectCategories"):
         load(DataConfig("caltech101", str(caltech / "elsewhere")))
@@ -148,13 +156,3 @@ def test_a_resized_crop_is_a_part_of_the_picture_scaled() -> None:
     slopes = (rows[:, 0, 0, 9] - rows[:, 0, 0, 4]) / 50
     assert 0.4 < slopes.min() < 0.75 < slopes.max() < 1.2, "from half of the width to a little more than all of it"
     assert slopes.unique().numel() > 60, "every image its own"
-
-
-def test_the_first_and_last_pictures_of_a_split_are_of_all_classes(caltech: Path) -> None:
-    """Criteria score on the first images, and the last ones are held out: files in folders lie class by class."""
-    splits, again = (load(DataConfig("caltech101", str(caltech), image_size=24)) for _ in range(2))
-    classes = splits.train.y.tolist()
-    few = len(classes) // 3
-    assert set(classes[:few]) == set(classes[-few:]) == set(range(splits.classes))
-    assert classes == again.train.y.tolist()
-    assert torch.equal(splits.test.x, again.test.x)

@@ -16,8 +16,12 @@ SHOWN = 6
 
 def command(script: str) -> str:
     """The command line; of folders only the name, since where they lie is this machine's matter."""
-    told = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return " ".join([f"python benchmarks/{Path(script).name}", *told])
+    return " ".join([f"python benchmarks/{Path(script).name}", *map(_told, sys.argv[1:])])
+
+
+def _told(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return option + equals + (Path(value).name if os.path.isabs(value) else value)
 
 
 def several(commands: list[str]) -> str:

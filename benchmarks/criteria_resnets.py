@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from typing import Any, ClassVar
 import _trained
 import torch
 from _criteria_page import page
+from _record import command
 
 import torchbonsai as tb
 from torchbonsai.criteria.base import Scores, ScoringContext
@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore", tb.criteria.PruningWarning)
     record: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/criteria_resnets.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "settings": {k: v for k, v in vars(given).items() if k not in ("out", "cifar10", "depths", "methods")},
         "dense": {},
         "cells": {},

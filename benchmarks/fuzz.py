@@ -19,6 +19,7 @@ from pathlib import Path
 import hypothesis
 import numpy
 import torch
+from _record import command
 from _zoo_summary import machine
 
 import torchbonsai
@@ -55,7 +56,7 @@ def record(total: Tally, seconds: float) -> dict[str, object]:
     counts = asdict(total)
     del counts["fates"], counts["failures"]
     return {
-        "command": " ".join(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "commit": commit(),
         "machine": machine(),
         "counts": counts,
@@ -70,8 +71,8 @@ def record(total: Tally, seconds: float) -> dict[str, object]:
 
 def commit() -> str:
     """The commit of this tree; "+" where there were changes on top."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:

@@ -18,7 +18,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
+from _record import command
 from _speed_phases import phases
 from _zoo_build import build
 from _zoo_summary import machine
@@ -65,7 +65,7 @@ def made_by() -> dict[str, Any]:
     """The command, and all that a measured second depends on."""
     commit = subprocess.run(COMMIT, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
-        "command": " ".join(["python benchmarks/speed.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "commit": commit.stdout.strip() or "unknown",
         "made_on": machine(),

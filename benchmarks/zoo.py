@@ -17,13 +17,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 import _zoo_worker
+from _record import command
 from _zoo_summary import processor, versions, write_summary
 
 HERE = Path(__file__).parent
@@ -92,7 +92,7 @@ def conditions() -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC)
     return {
         "run": f"{now:%Y-%m-%dT%H:%M:%SZ}",
-        "command": " ".join(["python benchmarks/zoo.py", *sys.argv[1:]]),
+        "command": command(__file__),
         "commit": commit(),
         "versions": versions(),
         "processor": processor(),
@@ -127,8 +127,8 @@ def run_one(entry: dict[str, Any], arm: str, limit: float) -> dict[str, Any]:
 def commit() -> str:
     """The commit that the engine was at; "+" where the tree had changes on top."""
     engine = Path(importlib.util.find_spec("torchbonsai").origin).parent
-    command = ["git", "-C", str(engine), "describe", "--always", "--dirty=+"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    git = ["git", "-C", str(engine), "describe", "--always", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def line(record: dict[str, Any]) -> str:

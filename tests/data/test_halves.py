@@ -8,6 +8,7 @@ import torch
 from torchbonsai.core.config import plain
 from torchbonsai.core.errors import ConfigError
 from torchbonsai.data import DataConfig, Split, Splits, TrainSplit, load
+from torchbonsai.study.stages.gates import to_learn_on
 from torchbonsai.study.stages.images import digest_of, to_score_on
 
 
@@ -48,6 +49,8 @@ def test_scores_see_the_unseen_images(halved: Splits) -> None:
     assert type(halved.unseen) is TrainSplit
     ((_, classes),) = to_score_on(halved, 100)
     assert torch.equal(classes, halved.unseen.y[:100])
+    batches = to_learn_on(halved, 50000, 128)
+    assert torch.equal(torch.cat([y for _, y in batches]), halved.unseen.y), "and so do gates"
     moved = halved.to("cpu")
     assert moved.unseen is not None
     assert moved.name == halved.name

@@ -85,6 +85,14 @@ def test_caltech_takes_thirty_a_class_and_no_background(caltech: Path) -> None:
     assert not torch.equal(other.test.x, splits.test.x), "another seed, other pictures"
 
 
+def test_pictures_are_in_no_order_of_classes(caltech: Path) -> None:
+    splits = load(DataConfig("caltech101", str(caltech), image_size=8))
+    for split in (splits.train, splits.test):
+        assert split.y.tolist() != sorted(split.y.tolist())
+    for some in (splits.train.y[:20], splits.train.y[-20:]):
+        assert set(some.tolist()) == {0, 1, 2}, "the first and the last, which are scored on and held out"
+
+
 def test_caltech_that_is_incomplete(caltech: Path) -> None:
     with pytest.raises(DataError, match="101_ObjectCategories"):
         load(DataConfig("caltech101", str(caltech / "elsewhere")))

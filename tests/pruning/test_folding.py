@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 import torchbonsai as tb
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.fold import Fold
-from torchbonsai.surgery.plan import PruningPlan, compose
+from torchbonsai.surgery.plan import PruningPlan, Rescale, compose
 from torchbonsai.surgery.readers import readers
 
+WIDTH = tb.Budget(channels=0.5)
 WIDTHS = tb.Budget(widths={"0": 5, "5": 2, "8": 5})
 
 
@@ -198,6 +200,58 @@ def test_plans_with_folds_survive_json_and_composition():
     small = apply(PruningPlan.from_json(both.to_json()), net)
     assert [n for n, _ in small.named_parameters()] == [n for n, _ in second.model.named_parameters()]
     assert torch.allclose(small(x), second.model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"3": 4}, {"0": 4}),
+        ({"0": 6, "3": 4, "8": 5}, {"0": 4, "3": 3, "8": 4}),
+        ({"0": 4}, {"8": 5}),
+        ({"8": 5}, {"8": 3}),
+    ],
+)
+@pytest.mark.parametrize("fold", [None, "mean"])
+def test_a_bias_that_a_later_cut_adds_was_cut_with_its_weight_before(first, second, fold, tmp_path):
+    net, x = seeded(chain), pictures(16, 1)
+
+    def cut(model, widths, seed, fold):
+        kind = {"fold": fold, "batches": [x]} if fold else {}
+        return tb.prune(model, x[:1], budget=tb.Budget(widths=widths), criterion=tb.criteria.Random(seed), **kind)
+
+    once = cut(net, first, 0, fold)
+    twice = cut(once.model, second, 1, "mean")
+    plan = PruningPlan.from_json(json.loads(json.dumps(compose(once.plan, twice.plan).to_json())))
+    small = apply(plan, net)
+    assert {n: t.shape for n, t in small.state_dict().items()} == {
+        n: t.shape for n, t in twice.model.state_dict().items()
+    }
+    assert torch.allclose(small(x), twice.model(x), atol=1e-5)
+    again = tb.load(tb.save((twice.model, plan), tmp_path / "small", build=chain), build=chain).eval()
+    assert torch.equal(again(x), twice.model(x))
+
+
+def test_a_bias_beside_rows_that_were_rescaled_before_is_rescaled_too():
+    net, x = seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4, bias=False))), torch.randn(16, 6)
+    kind = {"budget": tb.Budget(channels=0.5), "fold": "mean", "batches": [x]}
+    rows = Rescale("2.weight", 0, torch.tensor([1, 2]), 0.5)
+    before = PruningPlan({}, {}, scales=(rows,))
+    second = tb.prune(apply(before, net), x[:1], **kind)
+    assert torch.allclose(apply(compose(before, second.plan), net)(x), second.model(x), atol=1e-6)
+    with pytest.raises(tb.PlanError, match="rescaled before"):
+        compose(PruningPlan({}, {}, scales=(replace(rows, axis=1),)), second.plan)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_numbers_below_a_dtypes_full_precision_are_rounding_too(dtype):
+    net, x = seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 4))), torch.randn(16, 6)
+    least = torch.finfo(dtype).smallest_normal
+    with torch.no_grad():
+        net[2].weight.fill_(least / 3)
+        net[2].bias.fill_(least / 3)
+    result = tb.prune(net.to(dtype), x[:1].to(dtype), budget=WIDTH, fold="mean", batches=[x.to(dtype)])
+    assert result.verification.exact
+    assert result.model[2].bias.dtype == dtype
 
 
 @pytest.mark.parametrize("spoil", [{"into": "elsewhere"}, {"values": []}, {"more": 1}])

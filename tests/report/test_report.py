@@ -15,12 +15,14 @@ from made_up import block, record
 from rich.console import Console
 
 import torchbonsai.report
+from torchbonsai.cli.compare import chosen
 from torchbonsai.core.errors import ArtifactError
-from torchbonsai.report import figures
+from torchbonsai.report import figures, words
 from torchbonsai.report.console import show, tables
 from torchbonsai.report.page import page, write_page
 from torchbonsai.study.about import About, Choice, Study, read_study, write_about
 from torchbonsai.study.record import Arm, RunRecord, write
+from torchbonsai.study.table import rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<script>alert('x')</script>"
@@ -70,6 +72,24 @@ def test_the_console_tells_everything_that_a_report_must() -> None:
     assert "a chip, 1 thread(s)" in text
     assert "the slowest tenth took up to 1.50x the fastest tenth" in text
     assert "+10.3 [+8.9, +11.8]" in text, "l1 minus uniform: 10, 11, 10 points: 10.33 ± 4.303 · 0.577 / sqrt(3)"
+
+
+def test_half_of_the_test_set_and_training_elsewhere_are_said_where_they_are_so() -> None:
+    whole = "\n".join(words.footnotes(rows(records()), about().data))
+    assert "% of the test set, read" in whole
+    free = [record(Arm("pretrained", "l1", "", "4x", "equal-epochs"), s, 0.7) for s in range(3)]
+    free = [replace(r, spent=replace(r.spent, source=0)) for r in free]
+    here = [replace(r, spent=replace(r.spent, source=5)) for r in free]
+    halves = about().data | {"unseen": 800}
+    text = "\n".join(words.footnotes(rows(free), halves))
+    assert "% of one half of the test set, read" in text
+    assert "of pretrained starts, trained elsewhere, only what was spent here" in text
+    assert "elsewhere" not in "\n".join(words.footnotes(rows(here), halves))
+    (choice,) = about().choices
+    assert chosen(choice, about().data).endswith("71.0% on test.")
+    assert chosen(choice, halves).endswith("71.0% on one half of the test set.")
+    told = page(study(data=halves))
+    assert " ".join("on one half of the test set. 249,000 MACs".split()) in " ".join(told.split())
 
 
 def test_numbers_are_not_broken_in_a_narrow_terminal() -> None:

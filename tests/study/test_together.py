@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from torchbonsai.core.errors import ConfigError, DataError
 from torchbonsai.data.load import DataConfig
 from torchbonsai.models.build import ModelConfig
 from torchbonsai.study import numerics as arithmetic
+from torchbonsai.study import together
 from torchbonsai.study.config import config_of
-from torchbonsai.study.executor import InProcess, running
+from torchbonsai.study.executor import InProcess, default_workers, running
 from torchbonsai.study.numerics import Numerics, check_device
 from torchbonsai.study.runner import run
 from torchbonsai.study.stage import Stage
@@ -24,7 +27,7 @@ from torchbonsai.study.stages.snapshots import Snapshots
 from torchbonsai.study.stages.start import NewWeights
 from torchbonsai.study.stages.train import CHECKPOINT, Train
 from torchbonsai.study.store import RECORD, TENSORS, Done, Store
-from torchbonsai.study.work import Task, config_to_json, perform
+from torchbonsai.study.work import StageError, Task, config_to_json, perform
 from torchbonsai.training.config import TrainConfig
 
 needs_fabric = pytest.mark.skipif(find_spec("lightning_fabric") is None, reason="needs lightning-fabric")
@@ -106,6 +109,37 @@ def test_one_device_is_stored_as_it_always_was() -> None:
 def test_a_team_that_makes_no_sense_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="device"):
         config_of(**settings)
+
+
+def test_milestones_without_the_schedule_that_has_them_are_refused() -> None:
+    with pytest.raises(ConfigError, match="schedule=cosine"):
+        config_of(milestones=(0.3, 0.6))
+    assert config_of(milestones=[0.5, 0.75]).identity == config_of().identity
+    assert config_of(milestones=[0.3], schedule="step").training(1, 0).milestones == (0.3,)
+
+
+def test_the_death_of_a_process_is_told_not_that_others_lost_their_connection() -> None:
+    reports: queue.Queue[Any] = queue.Queue()
+    reports.put((None, {"key": "k", "error": {"type": "", "message": "RuntimeError: Connection closed by peer"}}))
+    reports.put((None, {"ended": -9}))
+    with pytest.raises(StageError, match="exit code -9"):
+        together._wait([None, None], reports, lambda *told: None)  # type: ignore[list-item]
+
+
+def test_an_error_of_a_process_is_itself_where_none_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "PATIENCE", 0.05)
+    for kind, raised in (("", StageError), ("DataError", DataError)):
+        reports: queue.Queue[Any] = queue.Queue()
+        reports.put((None, {"key": "k", "error": {"type": kind, "message": "as it was"}}))
+        with pytest.raises(raised, match="as it was"):
+            together._wait([None, None], reports, lambda *told: None)  # type: ignore[list-item]
+
+
+def test_one_training_at_a_time_where_it_takes_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert (default_workers(), default_workers(2)) == (2, 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert default_workers(2) == 0
 
 
 def test_a_team_without_fabric_is_told_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,23 @@ def test_a_branch_on_the_input_voids_the_proof():
     assert mask.all()
 
 
+@pytest.mark.parametrize("read", ["tolist", "numpy"])
+def test_a_branch_on_numbers_that_left_voids_the_proof(read):
+    """Both branches give constants, which the input chose out of sight."""
+    net = made(lambda net, x: net.table * (2 if getattr(x.sum(), read)() > 0 else 3))
+    ((_, mask),), follow = depends(net, inputs(0))
+    assert "makes the input decide a branch" in follow.void
+    assert mask.all()
+
+
+@pytest.mark.parametrize("read", ["tolist", "numpy"])
+def test_constants_may_leave(read):
+    net = made(lambda net, x: normed(net, x) * (2 if getattr(net.table.sum(), read)() > 0 else 3))
+    ((_, mask),), follow = depends(net, inputs(0))
+    assert not follow.void
+    assert channels(mask) == ZERO
+
+
 def test_numbers_made_out_of_sight_depend():
     net = made(lambda net, x: net.table + torch.tensor(x.detach().numpy().sum()))
     ((_, mask),), _ = depends(net, inputs(0))

@@ -155,7 +155,17 @@ def test_rounding_that_the_network_magnifies_is_no_difference(monkeypatch):
     model, x = nearly_constant(), torch.randn(32, 6)
     monkeypatch.setitem(verification.TOLERANCE, torch.float64, 1e-14)
     graph, kept, plan, small = cut_in_half(model, x)
-    assert 1e-14 < verify(graph, plan, kept, model, small, x).max_rel_error < 1e-9
+    before = copy.deepcopy(model.state_dict())
+    found = verify(graph, plan, kept, model, small, x)
+    assert found.exact
+    assert 1e-14 < found.max_rel_error < 10 * found.rounding < 1e-8
+    assert "the last bit changes the outputs by" in str(found)
+    assert found == verify(graph, plan, kept, model, small, x)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    monkeypatch.setitem(verification.LOOSEST, torch.float64, 1e-14)
+    with pytest.raises(tb.VerificationError, match="above 1e-14"):
+        verify(graph, plan, kept, model, small, x)
+    monkeypatch.setitem(verification.LOOSEST, torch.float64, 1e-6)
     wrong = copy.deepcopy(plan)
     wrong.kept["4.weight"][1] = 7 - wrong.kept["4.weight"][1].flip(0)
     with pytest.raises(tb.VerificationError, match="relative error"):
@@ -163,3 +173,21 @@ def test_rounding_that_the_network_magnifies_is_no_difference(monkeypatch):
     monkeypatch.setattr(verification, "_rounding", lambda *_: 0.0)
     with pytest.raises(tb.VerificationError, match="above 1e-14"):
         verify(graph, plan, kept, model, small, x)
+
+
+def test_what_is_inexact_is_told_with_randomised_constants_too(monkeypatch):
+    """Large biases, all alike, hide the difference; other ones do not."""
+
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 2)
+            nn.init.constant_(self.norm.bias, 1e3)
+
+        def forward(self, x):
+            return self.b(self.norm(self.a(x)))
+
+    model, x = Normed().eval(), torch.randn(4, 8)
+    told = tb.prune(model, x, budget=tb.Budget(channels=0.5)).verification.max_rel_error
+    monkeypatch.setattr(verification, "randomise_constants", lambda graph, model: None)
+    assert told > 10 * tb.prune(model, x, budget=tb.Budget(channels=0.5)).verification.max_rel_error > 1e-6

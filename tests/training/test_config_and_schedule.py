@@ -88,5 +88,12 @@ def test_weight_decay_spares_norms_biases_and_where_asked_depthwise_convolutions
     assert sum(len(g["params"]) for g in spared) == len(list(model.parameters()))
 
 
+def test_depthwise_convolutions_are_spared_in_every_form() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 8, 3, groups=4), nn.ConvTranspose2d(4, 4, 3, groups=4), nn.Conv2d(1, 4, 3))
+    nn.utils.parametrizations.weight_norm(model[0])
+    decayed = make_optimizer(model, TrainConfig(1, decay_depthwise=False)).param_groups[0]
+    assert _ids(decayed) == {id(model[2].weight)}, "of one channel and one group: not depthwise"
+
+
 def _ids(group: dict) -> set[int]:
     return {id(parameter) for parameter in group["params"]}

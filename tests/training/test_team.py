@@ -16,7 +16,7 @@ from together import made, network, work
 
 from torchbonsai.core.errors import ConfigError
 from torchbonsai.training import TrainConfig, fit
-from torchbonsai.training.team import Team
+from torchbonsai.training.team import Team, check_widths
 
 
 class Half:
@@ -30,6 +30,25 @@ def test_shares_are_ragged_and_their_weights_make_the_batchs_mean() -> None:
     assert batch[team.mine].tolist() == [1, 3, 5]
     mean = sum(team.weight(7, len(part)) * part.mean() for part in (batch[0::2], batch[1::2])) / 2
     assert mean == batch.mean()
+
+
+class Alike:
+    """What `Team` reads of a Fabric, where all `world_size` processes have the same."""
+
+    global_rank = 0
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+
+    def all_reduce(self, tensor: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "sum"
+        return tensor * self.world_size
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_equal_networks_are_equal_in_any_number_of_processes(size: int) -> None:
+    for width in range(1, 40):
+        check_widths(Team(Alike(size)), torch.nn.Linear(2, width))
 
 
 def test_a_batch_without_an_image_for_each_is_refused() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.text import Text
 from torchbonsai.cli.live import Live
 from torchbonsai.core.units import MACS_CONVENTION
 from torchbonsai.report import console as tables
+from torchbonsai.report import words
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Choice, Study, read_study
 from torchbonsai.study.comparison import compare_config
@@ -69,18 +71,19 @@ def show(study: Study) -> None:
     tables.show(study)
     print()
     for choice in study.about.choices:
-        tables.make_console().print(Text(chosen(choice)), soft_wrap=True)
+        tables.make_console().print(Text(chosen(choice, study.about.data)), soft_wrap=True)
     where = Path(study.folder)
     print(f"records {where / 'records'}\nreport  {where / 'report.html'}")
     for choice in study.about.choices:
         print(f"\nthe best small network at {choice.budget}, in {where / choice.folder}:\n{indented(choice.load)}")
 
 
-def chosen(choice: Choice) -> str:
+def chosen(choice: Choice, data: Mapping[str, Any]) -> str:
     """The best network in a sentence: chosen on validation, test beside it, from how many."""
+    where = words.tested(data) if "unseen" in data else "test"
     return (
         f"Best at {choice.budget}: {choice.arm}, seed {choice.seed}; {choice.val_accuracy:.1%} on validation, by which "
-        f"it was chosen from {choice.runs} trainings of {choice.arms} arms; {choice.test_accuracy:.1%} on test."
+        f"it was chosen from {choice.runs} trainings of {choice.arms} arms; {choice.test_accuracy:.1%} on {where}."
     )
 
 

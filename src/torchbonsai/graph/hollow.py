@@ -59,8 +59,8 @@ def plain(x: torch.Tensor) -> bool:
 
 
 def last(x: torch.Tensor) -> bool:
-    """(n, c, h, w) whose channels lie innermost, by its strides as they are."""
-    return x.dim() == 4 and x.stride() == channels_last(x.shape)
+    """(n, c, h, w) whose channels lie innermost, by its strides as they are, and which is not plain as well."""
+    return x.dim() == 4 and x.stride() == channels_last(x.shape) and not plain(x)
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -181,8 +181,10 @@ def _slid(n: int, kernel: int, stride: int, padding: int, dilation: int, extra: 
 
 @answers(aten.native_batch_norm.default)
 def batch_norm(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...] | None:
-    """(n, c, *s); saved statistics in train mode."""
-    if not plain(x) and not last(x):
+    """(n, c, *s); saved statistics in train mode. Unlike a convolution, it takes what could be either for plain."""
+    if not plain(x) and (not last(x) or x.is_contiguous()):
+        return None
+    if any(t is not None and t.dtype != x.dtype for t in rest[:4]):
         return None
     saved = (x.shape[1],) if rest[4] else (0,)
     return ZEROS.like(x, x.shape, x.stride()), ZEROS.like(x, saved), ZEROS.like(x, saved)
@@ -256,15 +258,12 @@ def clone(x: torch.Tensor, memory_format: Any = None) -> torch.Tensor | None:
 
 @answers(aten._scaled_dot_product_flash_attention_for_cpu.default)
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, ...] | None:
-    """(b, heads, n, d), its axes in memory in the order of q's, and (b, heads, n), laid out as (b, n, heads)."""
-    if q.dtype != torch.float32 or q.dim() != 4 or v.shape[3] != q.shape[3]:
+    """(b, heads, n, d), laid out like q as (b, n, heads, d), and (b, heads, n), laid out as (b, n, heads)."""
+    if q.dtype != torch.float32 or q.dim() != 4 or v.shape[3] != q.shape[3] or 0 in q.stride():
         return None
     b, heads, n, _d = q.shape
-    strides, step = [0] * 4, 1
-    for axis in sorted(range(4), key=q.stride):
-        strides[axis] = step
-        step *= q.shape[axis]
-    return ZEROS.like(q, q.shape, tuple(strides)), ZEROS.like(q, (b, heads, n), (n * heads, 1, heads))
+    strides = torch.empty_like(q.transpose(1, 2)).transpose(1, 2).stride()
+    return ZEROS.like(q, q.shape, strides), ZEROS.like(q, (b, heads, n), (n * heads, 1, heads))
 
 
 def _pool(func: Any, dims: int) -> None:

@@ -180,48 +180,68 @@ def prune(
         if criterion.needs & NEEDS_DATA:
             scored = alias_copy(model)  # its forward may write into buffers and attributes
             graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
-        meters, context = Meters(model, example_inputs, budget), None
+        options: Any = {"scope": scope, "round_to": round_to, "min_channels": min_channels}
+        search = _Search(
+            model, example_inputs, budget, criterion, settler, Meters(model, example_inputs, budget), options,
+            lambda graph: ScoringContext(graph, scored, known, loss, example_inputs),
+        )  # fmt: skip
+        return _result(search.run(graph), given, model, example_inputs, verify, folding)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A cut that is proved and within the budget, the scores it was made by, and what was noted on the way."""
+
+    chosen: Candidate
+    scores: Scores
+    context: ScoringContext
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Scores, selects and settles, again wherever the proof or a measurement asks for it. options: of `select`."""
+
+    model: nn.Module
+    example_inputs: Any
+    budget: Budget
+    criterion: Criterion
+    settler: Settler
+    meters: Meters
+    options: Mapping[str, Any]
+    context_of: Callable[[ChannelGraph], ScoringContext]
+
+    def run(self, graph: ChannelGraph) -> _Found:
+        """Raises BudgetError, DataError or PlanError."""
+        context = None
         for _ in range(_MOST_ROUNDS):
             if context is None or context.graph is not graph:
-                context = ScoringContext(graph, scored, known, loss, example_inputs)
-                scores = context.resolve(criterion)
-            if budget.zeros:
-                selection = select_zeros(graph, settler, model, example_inputs)
-            else:
-                selection = select(
-                    graph,
-                    scores,
-                    budget,
-                    scope=scope,
-                    round_to=round_to,
-                    min_channels=min_channels,
-                    normalise=criterion.normalise,
-                    measures=meters.of(graph),
-                )
+                context = self.context_of(graph)
+                scores = context.resolve(self.criterion)
+            selection = self._selected(graph, scores)
             kept = graph.keep(selection)
-            settled = settler.settle(graph, kept)
-            if settled.plan is not None:
-                if (budget.zeros or budget.outliers is not None) and kept.all():
-                    what = "zero" if budget.zeros else "an outlier"
-                    context.notes.append(f"no channel is {what}: nothing was removed")
-                chosen = meters.judge(Candidate(settled, kept, selection))
-                if chosen is not None:
-                    return _result(chosen, given, model, example_inputs, scores, context, verify, folding)
-            else:
+            settled = self.settler.settle(graph, kept)
+            if settled.plan is None:
                 graph = settled.graph
-    raise _endless()
+                continue
+            if (self.budget.zeros or self.budget.outliers is not None) and kept.all():
+                what = "zero" if self.budget.zeros else "an outlier"
+                context.notes.append(f"no channel is {what}: nothing was removed")
+            chosen = self.meters.judge(Candidate(settled, kept, selection))
+            if chosen is not None:
+                return _Found(chosen, scores, context)
+        raise _endless()
+
+    def _selected(self, graph: ChannelGraph, scores: Scores) -> Selection:
+        if self.budget.zeros:
+            return select_zeros(graph, self.settler, self.model, self.example_inputs)
+        normalise, measures = self.criterion.normalise, self.meters.of(graph)
+        return select(graph, scores, self.budget, normalise=normalise, measures=measures, **self.options)
 
 
 def _result(
-    chosen: Candidate,
-    given: nn.Module,
-    model: nn.Module,
-    example_inputs: Any,
-    scores: Scores,
-    context: ScoringContext,
-    compare: bool,
-    folding: Folding | None,
+    found: _Found, given: nn.Module, model: nn.Module, example_inputs: Any, compare: bool, folding: Folding | None
 ) -> PruneResult:
+    chosen, context = found.chosen, found.context
     settled, kept = chosen.settled, chosen.kept
     graph, plan, small = settled.graph, settled.plan, settled.small
     assert plan is not None
@@ -236,7 +256,7 @@ def _result(
     after = costs.of(kept)
     cost = Costs(costs.dense, replace(after, params=after.params + new_parameters(plan, graph)))
     selection, details, clocked = chosen.selection, context.details, chosen.clocked
-    return PruneResult(small, plan, cost, checked, scores, graph, selection, notes, details, clocked)
+    return PruneResult(small, plan, cost, checked, found.scores, graph, selection, notes, details, clocked)
 
 
 def check_budget(budget: Any) -> None:

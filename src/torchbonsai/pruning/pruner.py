@@ -250,4 +250,6 @@ def _both(first: Verification, second: Verification) -> Verification:
     error = None if None in errors else max(e for e in errors if e is not None)
     reason = "; ".join(dict.fromkeys(v.reason for v in (first, second) if v.reason))
     kinds = {v.dtype for v in (first, second) if v.dtype}
-    return Verification(first.exact and second.exact, error, reason, "float32" if "float32" in kinds else first.dtype)
+    rounding = max((v.rounding for v in (first, second) if v.rounding is not None), default=None)
+    dtype = "float32" if "float32" in kinds else first.dtype
+    return Verification(first.exact and second.exact, error, reason, dtype, rounding=rounding)

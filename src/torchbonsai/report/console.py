@@ -69,7 +69,7 @@ def show(study: Study, console: Console | None = None) -> None:
     console = console or make_console()
     for budget, fairness, rows in blocks(study.records):
         console.print(block_table(budget, fairness, rows))
-        for note in words.footnotes(rows):
+        for note in words.footnotes(rows, study.about.data):
             console.print(Text(f"  {note}", style="dim"))
         console.print()
     for sentence in (*study.about.sentences, *(f.sentence for f in findings(study.records))):

@@ -43,8 +43,9 @@ def content(study: Study) -> dict[str, Any]:
         "title": title(study),
         "sentences": [*study.about.sentences, *(f.sentence for f in findings(records))],
         "choices": study.about.choices,
+        "tested": words.tested(study.about.data),
         "columns": console.COLUMNS,
-        "blocks": [_block(*block) for block in blocks(records)],
+        "blocks": [_block(*block, study.about.data) for block in blocks(records)],
         "figures": _figures(study),
         "spec": console.spec(study.about),
         "about": study.about,
@@ -59,13 +60,13 @@ def title(study: Study) -> str:
     return f"{study.about.recipe}: {on}" if study.about.recipe else on
 
 
-def _block(budget: str, fairness: str, rows: list[Row]) -> dict[str, Any]:
+def _block(budget: str, fairness: str, rows: list[Row], data: dict[str, Any]) -> dict[str, Any]:
     dense_ms = words.dense_latency(rows)
     ordered = sorted(rows, key=lambda r: (r.arm.control != "", r.arm.control))
     return {
         "title": f"{budget} · {fairness}",
         "rows": [(bool(r.arm.control), console.cells(r, dense_ms)) for r in ordered],
-        "notes": words.footnotes(rows),
+        "notes": words.footnotes(rows, data),
     }
 
 

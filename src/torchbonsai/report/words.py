@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from torchbonsai.core.units import human
 from torchbonsai.study.statistics import LEVEL, Interval
 from torchbonsai.study.table import Row
@@ -52,14 +55,25 @@ def dense_latency(rows: list[Row]) -> float | None:
     return next((r.latency_ms for r in rows if r.arm.control == "dense"), None)
 
 
-def footnotes(rows: list[Row]) -> list[str]:
-    """What the signs of a table mean, and what its reader must know."""
+def tested(data: Mapping[str, Any]) -> str:
+    """The images that test accuracies are of. data: as `About.data` has it."""
+    return "one half of the test set" if "unseen" in data else "the test set"
+
+
+def elsewhere(rows: Sequence[Row]) -> bool:
+    """Whether a start was trained elsewhere, so that nobody knows what that cost."""
+    return any(r.arm.start == "pretrained" and not any(x.spent.source for x in r.records) for r in rows)
+
+
+def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
+    """What the signs of a table mean, and what its reader must know. data: as `About.data` has it."""
     n = min((len(r.records) for r in rows), default=0)
     notes = [
-        f"accuracy: % of the test set, read once after the last epoch; mean of n = {n} trainings"
+        f"accuracy: % of {tested(data)}, read once after the last epoch; mean of n = {n} trainings"
         + (f", ± the {LEVEL:.0%} t-interval of that mean" if n >= 3 else "; no interval below n = 3"),
         f"differences: points, paired by seed{f', [{LEVEL:.0%} paired t-interval]' if n >= 3 else ''}, each by itself",
-        "training MACs: from random weights on, 3 x forward a training image, 1 x a scored one",
+        "training MACs: from random weights on, 3 x forward a training image, 1 x a scored one"
+        + ("; of pretrained starts, trained elsewhere, only what was spent here" if elsewhere(rows) else ""),
     ]
     if timed := [x.latency for r in rows for x in r.records if x.latency]:
         spread = max(t["p90_ms"] / t["p10_ms"] for t in timed)

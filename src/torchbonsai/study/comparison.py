@@ -61,7 +61,8 @@ def compare_config(
                 on_record(record_of(one, finished, config))
 
     store = Store(out / "stages")
-    with running(store, config.workers, config.threads) as executor:  # workers import while this process looks
+    # Workers import while this process looks.
+    with running(store, config.workers, config.threads, config.devices) as executor:
         material, places = look(config)
         Arms(config.concrete, material)  # a method that nobody knows fails before anything is written
         check_writable(out)

@@ -134,9 +134,12 @@ class Workers:
 
 
 @contextlib.contextmanager
-def running(store: Store, workers: int | None, threads: int) -> Iterator[Executor]:
-    """An executor, and its end. workers: processes, 0 for this one, None for what the machine has room for."""
-    count = default_workers() if workers is None else workers
+def running(store: Store, workers: int | None, threads: int, devices: int = 1) -> Iterator[Executor]:
+    """An executor, and its end. workers: processes, 0 for this one, None for what the machine has room for.
+
+    devices: of every training, a process each.
+    """
+    count = default_workers(devices) if workers is None else workers
     executor = Workers(store, count, threads=threads) if count else InProcess(store)
     try:
         yield executor
@@ -144,6 +147,8 @@ def running(store: Store, workers: int | None, threads: int) -> Iterator[Executo
         executor.close()
 
 
-def default_workers() -> int:
-    """Two where there are two cores or more, else none (in this process)."""
-    return 2 if (os.cpu_count() or 1) > 1 else 0
+def default_workers(devices: int = 1) -> int:
+    """Two where there are two cores or more (one, if a training takes several devices), else none: in this process."""
+    if (os.cpu_count() or 1) == 1:
+        return 0
+    return 2 if devices == 1 else 1

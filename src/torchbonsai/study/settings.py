@@ -49,7 +49,7 @@ class Settings:
         devices: Every training is shared out to so many devices (of cpu: processes), through Lightning Fabric. A batch
             is shared out, not multiplied; batch norm sees its own share. Scoring, cutting and testing use one.
         threads: Of torch in every process.
-        workers: Processes; 0 is this one. Default: 2 where there are two cores.
+        workers: Processes; 0 is this one. Default: 2 where there are two cores; 1 with several devices.
         milestones: Shares of a training at which the step schedule takes a tenth of the learning rate.
         decay_depthwise: Weight decay on the weights of depthwise convolutions, too.
     """
@@ -106,6 +106,12 @@ class Settings:
             raise wrong("precision='auto' chooses channels_last and compile too: leave them out, or say all three", got)
         if self.precision == "auto" and self.devices > 1:
             raise wrong("precision='auto' measures one device; with several say which", f"devices={self.devices}")
+        object.__setattr__(self, "milestones", tuple(map(float, self.milestones)))
+        if self.schedule != "step" and self.milestones != type(self).milestones:
+            raise wrong(
+                "milestones, other than 0.5 and 0.75, are for schedule='step'",
+                f"milestones={self.milestones}, schedule={self.schedule}",
+            )
         if self.batch_size < self.devices:
             got = f"batch_size={self.batch_size}, devices={self.devices}"
             raise wrong("a batch must have an image for every device", got)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
+from time import monotonic
 from typing import Any
 
 from torchbonsai.study.child import Child, child_died, error_of
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import KINDS
 from torchbonsai.study.store import Store
-from torchbonsai.study.work import Progress, Task
+from torchbonsai.study.work import Progress, StageError, Task
 
 MEMBER = "torchbonsai.study.member"
 HERE = "127.0.0.1"
+PATIENCE = 2.0
+"""Seconds in which the death of a process shows after others lost their connection to it."""
 
 
 def share_out(task: Task, numerics: Numerics, store: Store, progress: Progress) -> None:
@@ -43,13 +47,25 @@ def _wait(team: list[Child], reports: queue.Queue[tuple[Child, dict[str, Any]]],
     while working:
         child, line = reports.get()
         if "error" in line:
-            raise error_of(line["error"])
+            foreseen = line["error"]["type"] != ""
+            raise (None if foreseen else _death(reports)) or error_of(line["error"])
         if "ended" in line:
             raise child_died(line["ended"])
         if "progress" not in line:
             working -= 1
         elif child is team[0]:
             progress(*line["progress"])
+
+
+def _death(reports: queue.Queue[tuple[Child, dict[str, Any]]]) -> StageError | None:
+    """The end of a process, if one follows an error that nobody foresaw and so is likely its cause."""
+    end = monotonic() + PATIENCE
+    while (left := end - monotonic()) > 0:
+        with contextlib.suppress(queue.Empty):
+            _, line = reports.get(timeout=left)
+            if "ended" in line:
+                return child_died(line["ended"])
+    return None
 
 
 def free_port() -> int:

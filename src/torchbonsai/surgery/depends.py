@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from torchbonsai.graph.call import flat_tensors, map_tensors
 from torchbonsai.graph.rules import registry
@@ -30,6 +31,8 @@ _MIXES = frozenset(
 )
 """Ops whose output depends on all that lies under a window; none of their weights is negative."""
 _READS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
+_LEAVES = frozenset({torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.__dlpack__})
+"""Calls that hand values over past the dispatcher."""
 
 
 class Depends(TorchDispatchMode):
@@ -47,6 +50,16 @@ class Depends(TorchDispatchMode):
         self.kept: list[Tensor] = []
         for tensor in own:
             self._write(tensor, torch.zeros((), dtype=torch.bool))
+        self._leaving = _Leaving(self)
+
+    def __enter__(self) -> Depends:
+        self._leaving.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._leaving.__exit__(*error)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -76,6 +89,12 @@ class Depends(TorchDispatchMode):
                 fits = k < len(masks) and masks[k].shape == tensor.shape
                 self._write(tensor, masks[k] if fits else torch.tensor(anything))
         return out
+
+    def leave(self, tensor: Tensor, how: str) -> None:
+        """Its values are handed over to code that is not seen."""
+        with _disable_current_modes():  # asking is no op of the pass
+            if bool(self(tensor).any()):
+                self.void = f"{how} makes the input decide a branch or a shape"
 
     def _write(self, tensor: Tensor, mask: Tensor) -> None:
         if not tensor.numel():
@@ -160,6 +179,19 @@ class Depends(TorchDispatchMode):
 
     def _depend(self, tensors: Iterable[Tensor]) -> bool:
         return any(bool(self(t).any()) for t in tensors)
+
+
+class _Leaving(TorchFunctionMode):
+    """Values that depend on the input and leave for Python or NumPy may decide anything."""
+
+    def __init__(self, depends: Depends) -> None:
+        super().__init__()
+        self.depends = depends
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _LEAVES:
+            self.depends.leave(args[0], func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def _place(tensor: Tensor) -> int:

@@ -180,7 +180,11 @@ def make_plan(graph: ChannelGraph, kept: Bools, model: nn.Module) -> PruningPlan
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
-    """One plan against the original: `second` was made for the network that `first` left."""
+    """One plan against the original: `second` was made for the network that `first` left.
+
+    Raises PlanError for a fold of `second` that counts on rows which `first` rescaled, where no bias takes that up.
+    """
+    first = _with_new_biases(first, second)
     kept = {n: dict(axes) for n, axes in first.kept.items()}
     shapes = dict(first.shapes)
     for name, axes in second.kept.items():
@@ -198,6 +202,33 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     scales = (*first.scales, *(_in_dense(first, s) for s in second.scales))
     folds = (*first.folds, *(_fold_in_dense(first, f) for f in second.folds))
     return PruningPlan(kept, shapes, tuple(edits.values()), reasons, moved, outputs, scales, folds)
+
+
+def _with_new_biases(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """`first` as if it had cut, and rescaled, the biases that `second` adds along with their weights."""
+    kept, shapes, scales = dict(first.kept), dict(first.shapes), [*first.scales]
+    for fold in second.folds:
+        outputs, new = 1 - fold.axis, fold.into == "new bias" and fold.name not in kept
+        if new and outputs in kept.get(fold.weight, {}):
+            kept[fold.name] = {0: kept[fold.weight][outputs]}
+            shapes[fold.name] = (shapes[fold.weight][outputs],)
+        rescaled = [s for s in first.scales if s.name == fold.weight]
+        if any(s.axis != outputs for s in rescaled) or (rescaled and fold.into == "running mean"):
+            raise _rescaled_before(fold)
+        if new:
+            scales += [replace(s, name=fold.name, axis=0) for s in rescaled]
+    return replace(first, kept=kept, shapes=shapes, scales=tuple(scales))
+
+
+def _rescaled_before(fold: Fold) -> PlanError:
+    return PlanError(
+        message(
+            "A plan that folds must be one plan with what was cut before.",
+            f"{fold.weight}, whose rows were rescaled before, folded into {fold.name}, which was not",
+            "the code computes a number from a width, and a later cut was asked to fold constants",
+            "make the later cut without fold=",
+        )
+    )
 
 
 def _in_dense(first: PruningPlan, scale: Rescale) -> Rescale:

@@ -32,6 +32,9 @@ class Verification:
     """On the example inputs, in eval mode, with the given weights and with constant ones randomised.
 
     max_rel_error: the larger of max|small - masked| / max|masked|, None if not compared. reason: why not exact.
+    exact means no inexact op, and an error below 1e-9 (1e-4 in float32); on the randomised constants alone, where the
+    network magnifies rounding, below ten times what the last bit of inputs and weights changes there, and never above
+    1e-6 (1e-3). rounding: that change, where it was needed to call an error exact; else None.
     outputs: what of the outputs was compared. removed: what the removed channels are in the large network: zero
     wherever a contraction reads them, or held at the constants that were folded.
     """
@@ -42,6 +45,7 @@ class Verification:
     dtype: str = ""
     outputs: Literal["whole", "kept channels"] = "whole"
     removed: Literal["masked", "held"] = "masked"
+    rounding: float | None = None
 
     def __str__(self) -> str:
         if self.max_rel_error is None:
@@ -52,15 +56,18 @@ class Verification:
         said = f"equals {large}" if self.exact else f"differs from {large} ({self.reason})"
         where = f"on the example inputs, eval mode, {self.dtype}"
         where += ", of the outputs the kept channels" if self.outputs != "whole" else ""
+        if self.rounding is not None:
+            where += f"; on randomised constants the last bit changes the outputs by {self.rounding:.1e}"
         return f"{said}, relative error {self.max_rel_error:.1e} ({where})"
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The largest error, and the error below which the networks count as equal."""
+    """The largest error, and the error below which the networks count as equal; by what rounding, if that decided."""
 
     error: float
     allowed: float
+    rounding: float | None = None
 
 
 NOT_COMPARED = Verification(False, None, "not compared")
@@ -108,8 +115,8 @@ def verify(
     if padded:
         error = max(error, _border_error(graph, plan, kept, model, small, examples, dtype))
         reason = f"a bias holds for the inside, and {_some(padded)} pad with zeros: less reaches the border"
-        return Verification(False, error, reason, name, compared, removed)
-    return Verification(True, error, "", name, compared, removed)
+        return Verification(False, error, reason, name, compared, removed, found.rounding)
+    return Verification(True, error, "", name, compared, removed, found.rounding)
 
 
 def _some(names: list[str]) -> str:
@@ -150,7 +157,7 @@ def _largest_error(
         sites = [_Removed(sites_of_pass(graph, large, example, hollow), kept, plan.folds) for example in cast]
         for example, places in zip(cast, sites, strict=True):
             worst = max(worst, _difference(_masked(places, large, example), _plain(tiny, example)))
-        if not worst < allowed:
+        if not worst < allowed and not plan.inexact:
             return _Found(worst, allowed)
         randomise_constants(graph, large)
         masked = _calibrated(sites[0], large, cast[0])
@@ -159,9 +166,10 @@ def _largest_error(
             if masked is None or number > 0:
                 masked = _masked(places, large, example)
             worst = max(worst, _difference(masked, _plain(tiny, example)))
-        if not worst < allowed:
-            allowed = max(allowed, min(LOOSEST[dtype], 10 * _rounding(tiny, cast, dtype)))
-    return _Found(worst, allowed)
+        if worst < allowed or plan.inexact:
+            return _Found(worst, allowed)
+        rounding = _rounding(tiny, cast, dtype)
+    return _Found(worst, max(allowed, min(LOOSEST[dtype], 10 * rounding)), rounding)
 
 
 def _rounding(model: nn.Module, examples: list[Example], dtype: torch.dtype) -> float:
@@ -225,13 +233,19 @@ class _Removed:
 
 
 def unrounded(plan: PruningPlan, large: nn.Module, tiny: nn.Module, small: nn.Module) -> nn.Module:
-    """Rescaled rows and folded biases of `small` are rounded; where that is all, `tiny` gets them whole."""
+    """Rescaled rows and folded biases of `small` are rounded; where that is all, `tiny` gets them whole.
+
+    Numbers too small for their dtype's full precision are rounded to its least step.
+    """
     names = {*(s.name for s in plan.scales), *(f.name for f in plan.folds)}
     if not names:
         return tiny
     wanted, own = (dict(named_tensors(m)) for m in (apply(plan, large), small))
     for name, tensor in named_tensors(tiny):
-        if name in names and torch.allclose(tensor, wanted[name], 4 * torch.finfo(own[name].dtype).eps, 0.0):
+        if name not in names:
+            continue
+        form = torch.finfo(own[name].dtype)
+        if torch.allclose(tensor, wanted[name], 4 * form.eps, form.smallest_normal * form.eps):
             tensor.data = wanted[name].detach()
     return tiny
 

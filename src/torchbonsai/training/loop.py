@@ -175,8 +175,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     return torch.optim.SGD(filled, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
 
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
 def _depthwise(model: nn.Module) -> Iterator[Tensor]:
     """Weights of convolutions with a group a channel."""
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and 1 < module.groups == module.in_channels:
-            yield module.weight
+        if isinstance(module, _CONVOLUTIONS) and 1 < module.groups == module.in_channels:
+            yield from module.parameters()  # not `weight`, which a parametrization computes

@@ -54,6 +54,10 @@ def test_what_ships_can_be_read_and_says_that_it_was_not_run() -> None:
 def test_settings_of_one_s_own_and_what_wins(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('rounds = 3\nlr = 0.5\naugment = ["flip"]\n', encoding="utf-8")
+    path.with_name("types.toml").write_text(
+        'lr = 1\nseeds = [0, 4]\naugment = "flip"\nval_size = 50\n', encoding="utf-8"
+    )
+    assert read(path.with_name("types.toml"), "network-trimming")["seeds"] == (0, 4)
     assert read(path, "network-trimming", lr=0.1) == {"rounds": 3, "lr": 0.1, "augment": ("flip",)}
 
 
@@ -63,6 +67,16 @@ def test_settings_of_one_s_own_and_what_wins(tmp_path: Path) -> None:
         ("gate_rate = 0.1", "gate_rate.*"),
         ('recipe = "network-trimming"', "must be for pruning-from-scratch"),
         ('recipe = "x"', "must be for pruning-from-scratch"),
+        ("[lr]\nx = 1", "lr must be float"),
+        ("lr = true", "lr must be float"),
+        ("lr = [0.1, 0.2]", "lr must be float"),
+        ("epochs = '8'", "epochs must be float"),
+        ("round_to = 2.0", "round_to must be int"),
+        ("compile = 1", "compile must be bool"),
+        ("data = 5", "data must be str"),
+        ("augment = [1]", "augment must be tuple"),
+        ("val_size = 'None'", "val_size must be int"),
+        ("schedule = 'steps'", "schedule must be Literal"),
         ("lr = ", "a config is a TOML file, or one of pfs-imagenet-"),
     ],
 )

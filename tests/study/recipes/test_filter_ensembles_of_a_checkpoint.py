@@ -92,6 +92,8 @@ def test_the_report_says_all_that(study: Study) -> None:
         ({"checkpoint": "w.pt"}, "--test-half"),
         ({"checkpoint": "w.pt", "test_half": True, "val_unseen": True}, "both"),
         ({"checkpoint": "w.pt", "test_half": True, "start_epochs": 3}, "start_epochs"),
+        ({"checkpoint": "w.pt", "test_half": True, "start_epochs": 100}, "start_epochs"),
+        ({"start_epochs": 0}, "epochs must be above 0"),
         ({"val_unseen": True}, "val_unseen"),
         ({"test_half": True, "hold_out": 20}, "hold_out"),
     ],

@@ -80,7 +80,8 @@ def follow(
                 on_record(record_of(chain, finished, settings.identity))
 
     store = Store(out / "stages")
-    with running(store, settings.workers, settings.threads) as executor:  # workers import while this process looks
+    # Workers import while this process looks.
+    with running(store, settings.workers, settings.threads, settings.devices) as executor:
         material, places = recipe.look(settings)
         check_writable(out)
         listed = (s.config for c in recipe.chains(Kit(settings.concrete, material), {}) for s in c.stages)

@@ -11,7 +11,8 @@ from dataclasses import fields
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.study.recipes import RECIPES
@@ -31,7 +32,8 @@ def read(config: str | Path, recipe: str | None = None, **instead: Any) -> dict[
 
     config: a name of `names()`, or the path of a TOML file, whose keys are the recipe's settings and `recipe`, the
     name of a recipe. recipe: what it must be for; default: what the file says. instead: settings that win over those
-    in the file. Raises ConfigError for no such file, what is no TOML, another recipe, or a key that is no setting.
+    in the file. Raises ConfigError for no such file, what is no TOML, another recipe, a key
+    that is no setting, or a value of another type.
     """
     source = _folder() / f"{config}.toml" if str(config) in names() else Path(config).expanduser()
     found = _parsed(source, str(config))
@@ -42,7 +44,29 @@ def read(config: str | Path, recipe: str | None = None, **instead: Any) -> dict[
     unknown = [key for key in (*found, *instead) if key not in known]
     if unknown:
         raise wrong(f"{config} must hold settings of {meant}: {RECIPE}, {', '.join(known)}", ", ".join(unknown))
+    hints = get_type_hints(RECIPES[meant].config)
+    for key, value in found.items():
+        if not _fits(value, hints[key]):
+            raise wrong(f"{config}: {key} must be {_said(hints[key])}", repr(value))
     return {key: tuple(v) if isinstance(v, list) else v for key, v in (found | instead).items()}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a TOML file is of the type; one alone may stand for a list of one."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in kinds
+    if get_origin(hint) is tuple:
+        return all(_fits(v, kinds[0]) for v in (value if isinstance(value, list) else [value]))
+    if kinds:
+        return any(_fits(value, kind) for kind in kinds if kind is not NoneType)
+    if isinstance(value, bool):  # which Python takes for a number
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _said(hint: Any) -> str:
+    return str(hint).removeprefix("<class '").removesuffix("'>").replace("typing.", "")
 
 
 def _folder() -> Traversable:

@@ -45,6 +45,7 @@ class LinearFilterEnsembles(RoundSettings):
     many masks, the rounds, all training settings, controls and fairness.
 
     Attributes:
+        start_epochs: Training before the first cut. Default: 100, and none from a checkpoint.
         checkpoint: Start from this file instead of start_epochs of training. Needs test_half or val_unseen.
         val_unseen: You know that the checkpoint was trained on none of the images that are scored and chosen on here.
         only: Modules whose channels may go, names or patterns; layer*.conv1: the inner channels of our ResNets.
@@ -56,7 +57,7 @@ class LinearFilterEnsembles(RoundSettings):
     data: str = "cifar10"
     out: str = "bonsai-out/linear-filter-ensembles"
     augment: tuple[str, ...] = ("crop", "flip")
-    start_epochs: float = 100.0
+    start_epochs: float | None = None  # type: ignore[assignment]
     rounds: int = 3
     round_epochs: float = 20.0
     checkpoint: str | None = None
@@ -66,28 +67,28 @@ class LinearFilterEnsembles(RoundSettings):
     budget: str = "2.78x"
 
     usual_hold_out: ClassVar[int] = 500
+    usual_start_epochs: ClassVar[float] = 100.0
     lists: ClassVar[tuple[str, ...]] = ("methods", "only", *Settings.lists)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a method or a budget that is none, and for a checkpoint that may know the answers."""
-        if self.checkpoint is not None and self.start_epochs == 0:  # said below, and said again by replace()
-            object.__setattr__(self, "start_epochs", type(self).start_epochs)
+        given = self.start_epochs
+        if given is None or (self.checkpoint is not None and given == 0):  # 0: said below, and again by replace()
+            object.__setattr__(self, "start_epochs", self.usual_start_epochs)
         super().__post_init__()
         check_methods(self.methods)
         share_of(self.budget)
-        self._started()
+        self._started(given)
 
-    def _started(self) -> None:
+    def _started(self, given: float | None) -> None:
         if self.checkpoint is None:
             if self.val_unseen:
                 raise wrong("val_unseen says something of a checkpoint", "val_unseen without a checkpoint")
             return
         if self.test_half == self.val_unseen:
             raise _not_said(self.checkpoint, both=self.test_half)
-        if self.start_epochs != type(self).start_epochs:
-            raise wrong(
-                "a checkpoint's training is over: leave start_epochs out", f"start_epochs={self.start_epochs:g}"
-            )
+        if given:
+            raise wrong("a checkpoint's training is over: leave start_epochs out", f"start_epochs={given:g}")
         object.__setattr__(self, "start_epochs", 0.0)
 
 

@@ -19,7 +19,7 @@ from torchbonsai.selection.budget import Budget
 from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
-from torchbonsai.study.stages.images import Images, example, opened
+from torchbonsai.study.stages.images import Images, example, opened, scored
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given
 
@@ -30,7 +30,7 @@ Order = Literal["rank", "shuffled", "drawn"]
 class LearnGates:
     """Gates of every channel of the parent "model", whose weights stay frozen; see `GateSaliency`.
 
-    batch_size: images a step of the gates. images: of the training split.
+    batch_size: images a step of the gates. images: of the training split, or of unseen images where there are some.
     """
 
     data: Images
@@ -125,12 +125,13 @@ def ordered(graph: ChannelGraph, gates: dict[str, Tensor], order: Order, seed: i
 
 
 def to_learn_on(splits: Splits, images: int, batch_size: int) -> list[Batch]:
-    """Batches of the first `images` training images, of even size: a batch norm cannot train on one image.
+    """Batches of the first `images` that are `scored`, of even size: a batch norm cannot train on one image.
 
     As uint8: they are normalised one at a time, by `loss_of`, since all of them need not fit in memory as numbers.
     """
-    count = min(images, len(splits.train))
-    x, y = splits.train.x[:count], splits.train.y[:count]
+    seen = scored(splits)
+    count = min(images, len(seen))
+    x, y = seen.x[:count], seen.y[:count]
     parts = -(-count // batch_size)
     return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
 

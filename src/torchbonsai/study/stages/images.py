@@ -75,12 +75,17 @@ def example(splits: Splits) -> Tensor:
 
 def to_score_on(splits: Splits, limit: int, hold_out: int = 0) -> list[Batch]:
     """Batches of at most `limit` training images, and of no others: scores see train; if some are held out, those.
+    hold_out is 0 beside unseen images.
 
     Where training images are no measure, since networks have seen them all: of the unseen ones instead.
     """
-    train = splits.train
-    held = TrainSplit(train.x[-hold_out:], train.y[-hold_out:]) if hold_out else train
-    return batches(held if splits.unseen is None else splits.unseen, splits, limit=limit)
+    seen = scored(splits)
+    return batches(TrainSplit(seen.x[-hold_out:], seen.y[-hold_out:]) if hold_out else seen, splits, limit=limit)
+
+
+def scored(splits: Splits) -> TrainSplit:
+    """What scores see: training images; where networks have seen these all, those that none has seen."""
+    return splits.train if splits.unseen is None else splits.unseen
 
 
 def without_held_out(splits: Splits, hold_out: int) -> Splits:

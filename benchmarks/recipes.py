@@ -162,7 +162,7 @@ def spent(out: Path) -> dict[str, float]:
 
 def page(name: str, about: dict[str, Any], told: str, seconds: dict[str, float]) -> str:
     """What was run, where, for how long, and what it printed."""
-    places = about["versions"] | {"commit": commit()} | about["hardware"]
+    places = about["versions"] | {"commit of the report": commit()} | about["hardware"]
     kinds = ", ".join(f"{kind} {s:.0f} s" for kind, s in sorted(seconds.items(), key=lambda kv: -kv[1]) if s >= 1)
     return "\n".join(
         (

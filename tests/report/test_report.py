@@ -125,6 +125,13 @@ def test_widths_are_in_forward_order_and_means_over_seeds() -> None:
     assert [(c["layer"], c["kept"], c["share"]) for c in l1] == [("conv1", 9.0, 9 / 16), ("conv2", 16.0, 0.5)]
 
 
+def test_widths_from_a_start_that_was_trained_elsewhere_are_shown_too_and_once() -> None:
+    counted = [record(Arm("pretrained", "l1", "", "4x", "equal-epochs"), s, 0.7) for s in range(3)]
+    for runs, start in ((records(), "pretrained (source free)"), ([*records(), *counted], "pretrained")):
+        cells = [row for data in figures.widths(runs)["datasets"].values() for row in data]
+        assert {c["arm"] for c in cells if c["arm"].startswith("pretrained")} == {f"{start} · l1"}
+
+
 def test_the_report_room_imports_no_torch() -> None:
     for path in Path(torchbonsai.report.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

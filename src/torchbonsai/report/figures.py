@@ -143,8 +143,9 @@ def _arm(row: Row) -> str:
 
 def _cut(found: list[Row]) -> list[Row]:
     """One row for each way of choosing widths: under equal-compute they are the same, and so are random's."""
-    chosen = [r for r in found if r.arm.control in ("", "uniform-new") and r.arm.source_counted]
-    first = {(r.arm.start, r.arm.method, r.arm.control, r.arm.budget): r for r in reversed(chosen)}
+    chosen = [r for r in found if r.arm.control in ("", "uniform-new")]
+    ranked = sorted(chosen[::-1], key=lambda r: r.arm.source_counted)  # a free source only where none is counted
+    first = {(r.arm.start, r.arm.method, r.arm.control, r.arm.budget): r for r in ranked}
     return [r for r in chosen if first[r.arm.start, r.arm.method, r.arm.control, r.arm.budget] is r]
 
 

@@ -44,12 +44,13 @@ def cifar10(folder: Path | None) -> Splits:
 
 
 @functools.cache
-def restored() -> Path:
-    """The python batches, in a folder that is gone at the end of the run."""
+def restored(*more: str) -> Path:
+    """The python batches of CIFAR-10, and of `more` sets, in one folder that is gone at the end of the run."""
     folder = Path(tempfile.mkdtemp(prefix="cifar10-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    command = [sys.executable, str(data_folder() / "restore.py"), "cifar10", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    for name in ("cifar10", *more):
+        command = [sys.executable, str(data_folder() / "restore.py"), name, str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
     return folder
 
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from _trained import data_folder, restored
 
 import torchbonsai
 
@@ -95,27 +95,11 @@ def filled(word: str, folders: dict[str, Path | None]) -> str:
     if first not in (*folders, "SHARED"):
         return word
     if first == "SHARED":
-        (file,) = shared().glob(word.removeprefix("SHARED/"))
+        (file,) = data_folder().glob(word.removeprefix("SHARED/"))
         return str(file)
     if folders[first] is None:
-        folders[first] = shared() / "mnist" if first == "MNIST" else restored()
+        folders[first] = data_folder() / "mnist" if first == "MNIST" else restored("cifar100")
     return str(folders[first])
-
-
-def shared() -> Path:
-    """TORCHBONSAI_DATA, or a word on what is missing."""
-    folder = os.environ.get("TORCHBONSAI_DATA")
-    if not folder:
-        sys.exit("name the folders with --cifar and --mnist, or set TORCHBONSAI_DATA")
-    return Path(folder)
-
-
-def restored() -> Path:
-    """Both CIFAR sets as python batches in one folder, for this run."""
-    folder = Path(tempfile.mkdtemp(prefix="cifar-"))
-    for name in ("cifar10", "cifar100"):
-        subprocess.run([sys.executable, str(shared() / "restore.py"), name, str(folder)], check=True)
-    return folder
 
 
 def keep(name: str, out: Path, told: str) -> None:

@@ -70,6 +70,18 @@ class _Found:
     rounding: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """What is compared: `small`, made of `model` by `plan`, with `model` without the atoms that `kept` drops."""
+
+    graph: ChannelGraph
+    plan: PruningPlan
+    kept: Bools
+    model: nn.Module
+    small: nn.Module
+    examples: list[Example]
+
+
 NOT_COMPARED = Verification(False, None, "not compared")
 
 
@@ -82,14 +94,14 @@ def verify(
     constants in the zero padding too, both must be equal; without, the difference is told, with the weights as given.
     Raises VerificationError where they differ and no inexact op explains it.
     """
-    examples = as_examples(example_inputs)
+    case = _Case(graph, plan, kept, model, small, as_examples(example_inputs))
     found: _Found | None = None
     dtype, why = torch.float64, ""
     for dtype in (torch.float64, torch.float32):
         try:
-            found = _error_by_hollow_sites(graph, plan, kept, model, small, examples, dtype)
+            found = _error_by_hollow_sites(case, dtype)
             if found is None or (not found.error < found.allowed and not plan.inexact):
-                found = _largest_error(graph, plan, kept, model, small, examples, dtype, hollow=False)
+                found = _largest_error(case, dtype, hollow=False)
             break
         except (RuntimeError, TypeError, NotImplementedError) as problem:
             why = f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
@@ -113,7 +125,7 @@ def verify(
         )
     padded = [f.weight for f in plan.folds if f.padded and bool(f.values.any())]
     if padded:
-        error = max(error, _border_error(graph, plan, kept, model, small, examples, dtype))
+        error = max(error, _border_error(case, dtype))
         reason = f"a bias holds for the inside, and {_some(padded)} pad with zeros: less reaches the border"
         return Verification(False, error, reason, name, compared, removed, found.rounding)
     return Verification(True, error, "", name, compared, removed, found.rounding)
@@ -123,50 +135,35 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _error_by_hollow_sites(
-    graph: ChannelGraph,
-    plan: PruningPlan,
-    kept: Bools,
-    model: nn.Module,
-    small: nn.Module,
-    examples: list[Example],
-    dtype: torch.dtype,
-) -> _Found | None:
+def _error_by_hollow_sites(case: _Case, dtype: torch.dtype) -> _Found | None:
     """The error with gates where a pass without values has them; None where a pass on values takes other kernels."""
     try:
-        return _largest_error(graph, plan, kept, model, small, examples, dtype, hollow=True)
+        return _largest_error(case, dtype, hollow=True)
     except PlanError:
         return None
 
 
-def _largest_error(
-    graph: ChannelGraph,
-    plan: PruningPlan,
-    kept: Bools,
-    model: nn.Module,
-    small: nn.Module,
-    examples: list[Example],
-    dtype: torch.dtype,
-    hollow: bool,
-) -> _Found:
+def _largest_error(case: _Case, dtype: torch.dtype, hollow: bool) -> _Found:
     worst, allowed = 0.0, TOLERANCE[dtype]
-    with undisturbed(model):
-        large = alias_copy(model).to(dtype).eval()
-        tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
-        cast: list[Example] = [_cast(example, dtype) for example in examples]
-        sites = [_Removed(sites_of_pass(graph, large, example, hollow), kept, plan.folds) for example in cast]
+    with undisturbed(case.model):
+        large = alias_copy(case.model).to(dtype).eval()
+        tiny = unrounded(case.plan, large, alias_copy(case.small).to(dtype).eval(), case.small)
+        cast: list[Example] = [_cast(example, dtype) for example in case.examples]
+        sites = [
+            _Removed(sites_of_pass(case.graph, large, example, hollow), case.kept, case.plan.folds) for example in cast
+        ]
         for example, places in zip(cast, sites, strict=True):
             worst = max(worst, _difference(_masked(places, large, example), _plain(tiny, example)))
-        if not worst < allowed and not plan.inexact:
+        if not worst < allowed and not case.plan.inexact:
             return _Found(worst, allowed)
-        randomise_constants(graph, large)
+        randomise_constants(case.graph, large)
         masked = _calibrated(sites[0], large, cast[0])
-        tiny = apply(plan, large)
+        tiny = apply(case.plan, large)
         for number, (example, places) in enumerate(zip(cast, sites, strict=True)):
             if masked is None or number > 0:
                 masked = _masked(places, large, example)
             worst = max(worst, _difference(masked, _plain(tiny, example)))
-        if worst < allowed or plan.inexact:
+        if worst < allowed or case.plan.inexact:
             return _Found(worst, allowed)
         rounding = _rounding(tiny, cast, dtype)
     return _Found(worst, max(allowed, min(LOOSEST[dtype], 10 * rounding)), rounding)
@@ -192,22 +189,14 @@ def _rounding(model: nn.Module, examples: list[Example], dtype: torch.dtype) -> 
     return max(_difference(_plain(model, e), _plain(copy, map_tensors(shaken, e))) for e in examples)
 
 
-def _border_error(
-    graph: ChannelGraph,
-    plan: PruningPlan,
-    kept: Bools,
-    model: nn.Module,
-    small: nn.Module,
-    examples: list[Example],
-    dtype: torch.dtype,
-) -> float:
+def _border_error(case: _Case, dtype: torch.dtype) -> float:
     """What the zero padding of contractions that folded makes of the outputs, with the weights as given."""
     worst = 0.0
-    with undisturbed(model):
-        large = alias_copy(model).to(dtype).eval()
-        tiny = unrounded(plan, large, alias_copy(small).to(dtype).eval(), small)
-        for example in (_cast(e, dtype) for e in examples):
-            places = _Removed(sites_of_pass(graph, large, example), kept, plan.folds, border=False)
+    with undisturbed(case.model):
+        large = alias_copy(case.model).to(dtype).eval()
+        tiny = unrounded(case.plan, large, alias_copy(case.small).to(dtype).eval(), case.small)
+        for example in (_cast(e, dtype) for e in case.examples):
+            places = _Removed(sites_of_pass(case.graph, large, example), case.kept, case.plan.folds, border=False)
             worst = max(worst, _difference(_masked(places, large, example), _plain(tiny, example)))
     return worst
 

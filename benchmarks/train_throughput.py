@@ -6,7 +6,8 @@ Ours (`training.loop.fit`, crop and flip, in the arithmetic that `--precision au
 loop in float32 with a DataLoader, the best of 0, 1 and 2 workers, and (b) the same with all data on the device. All
 arms take turns in one process on the same network, images, batch and threads; an arm's figure is the median over the
 rounds after one that is not counted. The mean losses of the first and last turn are told: all arms learn. A network
-that misses its target has a profile of what bounds it in the record. LeNet has 1x28x28 images, the embedded ones, the
+that misses its target has a profile of what bounds it in the record; of all it has the time of the convolutions and
+linear layers alone, in both arms' arithmetic. LeNet has 1x28x28 images, the embedded ones, the
 others CIFAR-10. On CUDA also a loop of cifar10-airbench's structure (`_airbench_loop.py`) in the
 precision that ours has. A network whose row is in the results file, with the same settings, is not measured again.
 Writes results/train_throughput.json and .md.
@@ -28,6 +29,7 @@ import torch
 from _airbench_loop import airbench
 from _plain_loops import Turn, on_device, with_loader
 from _record import by_op, command, is_here
+from _throughput_bound import contractions_alone
 from _throughput_page import Row, page, ratios, row_text, targets, verdict
 from _trained import cifar10
 from torch import nn
@@ -36,7 +38,7 @@ from torchbonsai.cost.latency import device_name
 from torchbonsai.data import DataConfig, Splits, TrainSplit, load, normalise
 from torchbonsai.models import ModelConfig, build
 from torchbonsai.training import TrainConfig, fit
-from torchbonsai.training.fastest import fastest, measure
+from torchbonsai.training.fastest import CANDIDATES, fastest, measure
 
 STEPS = {"lenet": 24, "resnet20": 6, "resnet56": 3, "vgg16_bn": 2, "mobilenet_v2": 2}
 """Steps a turn: a second or so."""
@@ -66,6 +68,8 @@ def main() -> None:
     for name in options.networks:
         if name not in record["rows"]:
             record["rows"][name] = measured(name, options, targets(record))
+        if "contractions_alone" not in record["rows"][name]:
+            record["rows"][name]["contractions_alone"] = alone(name, record["rows"][name]["chosen"], options)
             options.out.parent.mkdir(exist_ok=True)
             options.out.write_text(json.dumps(record, indent=1) + "\n")
         print(row_text(name, record["rows"][name]), flush=True)
@@ -136,6 +140,14 @@ def measured(name: str, options: argparse.Namespace, aims: dict[str, float]) -> 
     if any(ratios(row)[other] < aim for other, aim in aims.items()):
         row["profile"] = {arm: by_op(arms[arm]) for arm in ("ours", "b")}
     return row
+
+
+def alone(name: str, chosen: str, options: argparse.Namespace) -> dict[str, float]:
+    """`contractions_alone` of the network on a batch."""
+    splits, device = images(name, options.batch, options.cifar10), torch.device(options.device)
+    model = build(ModelConfig(name, splits.in_shape, splits.classes), seed=0).to(device)
+    (how,) = (arithmetic for arithmetic in CANDIDATES if arithmetic.name == chosen)
+    return contractions_alone(model, normalise(splits.train.x.to(device), splits), how)
 
 
 def ours(model: nn.Module, splits: Splits, config: TrainConfig) -> Turn:

@@ -188,6 +188,28 @@ def test_stages_that_measure_time_run_alone(tmp_path: Path) -> None:
     assert not any(overlap)
 
 
+def test_more_is_asked_before_anything_runs_alone_and_before_the_end(tmp_path: Path) -> None:
+    store, log = Store(tmp_path / "s"), tmp_path / "log"
+    first, timed = Stage(Sum(), {"a": Stage(Number(1))}), Stage(Alone("timing"))
+    seen: set[str] = set()
+
+    def more() -> list[Stage]:
+        second = Stage(Sum(), {"a": first, "b": Stage(Number(2))})
+        third = Stage(Sum(), {"a": second, "b": Stage(Number(3))})
+        return [s for s, before in ((second, first), (third, timed)) if before.spec in seen]
+
+    def listener(event: Event) -> None:
+        if event.output is not None:
+            seen.add(event.stage.spec)
+
+    for expected in (["number 1", "sum 1", "number 2", "sum 3", "alone timing", "number 3", "sum 6"], []):
+        seen.clear()
+        log.unlink(missing_ok=True)
+        done = run([timed, first], store, InProcess(store), listener=listener, places={"log": str(log)}, more=more)
+        assert [" ".join(line.split()[:2]) for line in lines(log)] == expected
+        assert sorted(d.result.get("value", 0) for d in done.values()) == [0, 1, 1, 2, 3, 3, 6]
+
+
 def test_two_processes_never_run_the_same_stage(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -72,10 +72,16 @@ def compare_config(
         # The uniform controls come first: they need no training, and not every model can be remade.
         uniform = [n.stage for n in arms.cuts if n.arm.control == "uniform-new"]
         first = [*uniform, *(s for r in runs for s in (r.measured, r.timed)), *(n.stage for n in arms.cuts)]
-        run(first, store, executor, listener=listener, places=places)
-        later = equal_compute(arms, finished)
-        runs = [*runs, *later]
-        run([s for r in later for s in (r.measured, r.timed)], store, executor, listener=listener, places=places)
+        later: list[Run] = []
+
+        def more() -> list[Stage]:
+            """What equal compute asks for, which is known as soon as everything is cut."""
+            if not later and all(cut.stage.spec in finished for cut in arms.cuts):
+                later.extend(equal_compute(arms, finished))
+                runs.extend(later)
+            return [stage for one in later for stage in (one.measured, one.timed)]
+
+        run(first, store, executor, listener=listener, places=places, more=more)
     records = [record_of(one, finished, config) for one in runs]
     for record in records:
         write(record, out / "records")

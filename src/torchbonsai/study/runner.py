@@ -34,6 +34,8 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+More = Callable[[], Iterable[Stage]]
+"""Asked for further stages whenever a worker has nothing to do; those that are known already count once."""
 
 
 @dataclass(eq=False)
@@ -45,6 +47,7 @@ class _Walk:
     executor: Executor
     listener: Listener
     places: dict[str, str]
+    more: More
     finished: dict[str, Done] = field(default_factory=dict)  # by spec
     running: dict[str, list[Stage]] = field(default_factory=dict)  # by key; several specs may share a key
 
@@ -52,12 +55,25 @@ class _Walk:
         self.listener(Event(what, stage, len(self.finished), len(self.stages), **more))  # type: ignore[arg-type]
 
     def advance(self) -> None:
-        """Take all that is done off the list and give the free places work; exclusive stages run alone."""
-        waiting = [s for s in self.stages if s.spec not in self.finished and self._ready(s)]
-        for stage in sorted(waiting, key=lambda s: s.kind.exclusive):
+        """Take all that is done off the list and give the free places work; exclusive stages run alone, and last."""
+        self._give(exclusive=False)
+        if self.executor.free and self._grown():
+            self._give(exclusive=False)
+        self._give(exclusive=True)
+
+    def _give(self, *, exclusive: bool) -> None:
+        waiting = [s for s in self.stages if s.spec not in self.finished and s.kind.exclusive == exclusive]
+        for stage in waiting:
             if not self.executor.free:
                 return
-            self._consider(stage)
+            if self._ready(stage):
+                self._consider(stage)
+
+    def _grown(self) -> bool:
+        known = {stage.spec for stage in self.stages}
+        new = [stage for stage in in_order(self.more()) if stage.spec not in known]
+        self.stages += new
+        return bool(new)
 
     def _ready(self, stage: Stage) -> bool:
         started = any(stage in same for same in self.running.values())
@@ -116,22 +132,22 @@ def run(
     *,
     listener: Listener = lambda event: None,
     places: Mapping[str, str] | None = None,
+    more: More = tuple,
 ) -> dict[str, Done]:
-    """Bring all `stages` and their ancestors to their end; returns spec -> what each left.
+    """Bring all `stages` and their ancestors to their end, and those that `more` adds; returns spec -> what each left.
 
     A stage that raises ends the run with its error, which then names the stage; what is done stays done.
     The executor stays open for another run; whoever opened it closes it.
     """
-    walk = _Walk(in_order(stages), store, executor, listener, dict(places or {}))
-    before = -1
-    while len(walk.finished) < len(walk.stages):
+    walk = _Walk(in_order(stages), store, executor, listener, dict(places or {}), more)
+    while True:
+        before = len(walk.finished)
         walk.advance()
         if walk.running:
             walk.listen()
-        else:  # all that was ready was found in the store
-            assert len(walk.finished) > before, "the list of stages has a cycle"
-        before = len(walk.finished)
-    return walk.finished
+        elif len(walk.finished) == before:  # else stages were found in the store, and others may be ready now
+            assert len(walk.finished) == len(walk.stages), "the list of stages has a cycle"
+            return walk.finished
 
 
 def _named(error: PruningError, stages: list[Stage]) -> PruningError:

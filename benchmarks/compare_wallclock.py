@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -48,28 +49,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "study"
         compare = [sys.executable, "-m", "torchbonsai", "compare", *flags, "--data-dir", options.data_dir]
-        start = time.perf_counter()
+        begin, start = time.time(), time.perf_counter()
         done = subprocess.run([*compare, "--out", str(out)], stdout=subprocess.DEVNULL)
         if done.returncode:
             sys.exit(done.returncode)  # it has said why
         wall = time.perf_counter() - start
-        record = added_up(out, wall, flags)
+        record = added_up(out, begin, wall, flags)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(page(record))
     print(page(record))
 
 
-def added_up(out: Path, wall: float, flags: list[str]) -> dict[str, Any]:
-    """Seconds by what they were spent on."""
+def added_up(out: Path, begin: float, wall: float, flags: list[str]) -> dict[str, Any]:
+    """Seconds by what they were spent on. begin: when the command was started, as files tell the time."""
     about = json.loads((out / "study.json").read_text())
     workers = about["config"]["workers"] or 1
     seconds: Counter[str] = Counter()
     count = 0
+    spans: list[tuple[float, float, bool]] = []
     for path in out.glob("stages/*/record.json"):
         stage = json.loads(path.read_text())
         count += 1
         kind, timing = stage["kind"], stage["timing"]
+        end = path.stat().st_mtime - begin
+        spans.append((end - timing["seconds"], end, kind in ALONE))
         if kind == "train":
             seconds["training"] += timing["training_seconds"]
             seconds["around training: data, build, load, checkpoints"] += timing["seconds"] - timing["training_seconds"]
@@ -80,7 +84,7 @@ def added_up(out: Path, wall: float, flags: list[str]) -> dict[str, Any]:
         else:
             seconds[f"stage {kind}"] += timing["seconds"]
     lost = wall * workers - sum(seconds.values())
-    seconds["start, look, store, waiting, summary, report"] = lost
+    seconds |= idle(spans, wall, workers, lost)
     work = seconds["training"] + seconds["measuring"]
     return {
         "command": command(__file__),
@@ -96,6 +100,23 @@ def added_up(out: Path, wall: float, flags: list[str]) -> dict[str, Any]:
         "share_lost": round(1 - (work + seconds["score and cut"]) / (wall * workers), 4),
         "target": TARGET,
     }
+
+
+def idle(spans: list[tuple[float, float, bool]], wall: float, workers: int, lost: float) -> dict[str, float]:
+    """What is lost, by when: before the first stage, after the last, and beside other stages.
+
+    spans: (start, end, alone) of every stage in seconds since the command began; one that is alone takes all workers.
+    """
+    first, last = min(s for s, _, _ in spans), max(e for _, e, _ in spans)
+    found = {"start, imports, data": workers * first, "summary and report": workers * (wall - last)}
+    moments = sorted({t for s, e, _ in spans for t in (s, e)})
+    one = several = 0.0
+    for a, b in itertools.pairwise(moments):
+        running = sum(workers if alone else 1 for s, e, alone in spans if s <= a and b <= e)
+        one += (b - a) * max(0, workers - running) if running else 0.0
+        several += (b - a) * workers if not running else 0.0
+    found |= {"waiting for another worker's stage": one, "between stages: every worker waits": several}
+    return found | {"not accounted for": lost - sum(found.values())}
 
 
 def page(record: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def added_up(out: Path, begin: float, wall: float, flags: list[str]) -> dict[str
         else:
             seconds[f"stage {kind}"] += timing["seconds"]
     lost = wall * workers - sum(seconds.values())
-    seconds |= idle(spans, wall, workers, lost)
+    seconds.update(idle(spans, wall, workers, lost))
     work = seconds["training"] + seconds["measuring"]
     return {
         "command": command(__file__),
@@ -115,8 +115,11 @@ def idle(spans: list[tuple[float, float, bool]], wall: float, workers: int, lost
         running = sum(workers if alone else 1 for s, e, alone in spans if s <= a and b <= e)
         one += (b - a) * max(0, workers - running) if running else 0.0
         several += (b - a) * workers if not running else 0.0
-    found |= {"waiting for another worker's stage": one, "between stages: every worker waits": several}
-    return found | {"not accounted for": lost - sum(found.values())}
+    found |= {
+        "waiting beside another worker's stage, or between two of its own": one,
+        "between stages: every worker waits": several,
+    }
+    return found | {"stages that overlap (must be 0)": lost - sum(found.values())}
 
 
 def page(record: dict[str, Any]) -> str:
@@ -130,7 +133,8 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"Measured: `{record['measured']} --data-dir DIR`.",
         "",
-        f"{record['wall_seconds']:.0f} s of wall time for {record['workers']} worker(s), {record['stages']} stages.",
+        f"{record['wall_seconds']:.0f} s of wall time for {record['workers']} worker(s), {record['stages']} stages. "
+        "Measuring: testing accuracy, and latency, which runs alone and so takes the time of all workers.",
         "",
         "| spent on | process seconds | share |",
         "|---|---|---|",

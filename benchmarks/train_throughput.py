@@ -68,13 +68,19 @@ def main() -> None:
     for name in options.networks:
         if name not in record["rows"]:
             record["rows"][name] = measured(name, options, targets(record))
+            write(record, options.out)
         if "contractions_alone" not in record["rows"][name]:
             record["rows"][name]["contractions_alone"] = alone(name, record["rows"][name]["chosen"], options)
-            options.out.parent.mkdir(exist_ok=True)
-            options.out.write_text(json.dumps(record, indent=1) + "\n")
+            write(record, options.out)
         print(row_text(name, record["rows"][name]), flush=True)
     options.out.with_suffix(".md").write_text(page(record))
     print(verdict(record))
+
+
+def write(record: Row, path: Path) -> None:
+    """What is measured so far."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def opened(path: Path, settings: Row) -> Row:

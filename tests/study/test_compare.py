@@ -121,16 +121,22 @@ def test_the_same_again_with_processes_gives_the_same_records(
 ) -> None:
     """Same seed, threads and versions: same result, whoever computes it."""
     _, records = study
-    again = tb.study.compare(**SMALL, out=tmp_path, workers=2)
+    told: list[str] = []
+    again = tb.study.compare(**SMALL, out=tmp_path, workers=2, on_record=lambda record: told.append(record.name))
     assert [r.lasting() for r in again] == [r.lasting() for r in records]
+    assert sorted(told) == sorted(r.name for r in records), "every record is told once"
 
 
 def test_a_finished_study_is_only_read(study: tuple[Path, list[RunRecord]]) -> None:
     out, records = study
     before = {p: p.stat().st_mtime_ns for p in (out / "stages").glob("*/record.json")}
     events: list[Any] = []
-    again = tb.study.compare(**SMALL, out=out, workers=0, on_event=events.append)
+    told: list[str] = []
+    again = tb.study.compare(
+        **SMALL, out=out, workers=0, on_event=events.append, on_record=lambda record: told.append(record.name)
+    )
     assert again == records
+    assert sorted(told) == sorted(r.name for r in records), "every record is told once"
     assert {e.what for e in events} == {"found"}
     assert {p: p.stat().st_mtime_ns for p in (out / "stages").glob("*/record.json")} == before
 

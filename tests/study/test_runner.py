@@ -210,6 +210,21 @@ def test_more_is_asked_before_anything_runs_alone_and_before_the_end(tmp_path: P
         assert sorted(d.result.get("value", 0) for d in done.values()) == [0, 1, 1, 2, 3, 3, 6]
 
 
+def test_a_worker_without_work_asks_for_more_while_another_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    slow = Stage(Sum(seconds=1.0), {"a": Stage(Number(1))})
+    extra = Stage(Sum(), {"a": Stage(Number(2))})
+    ended: list[Stage] = []
+
+    def listener(event: Event) -> None:
+        if event.what == "done":
+            ended.append(event.stage)
+
+    run([slow], store, Workers(store, 2, modules=["toy_stages"]), listener=listener, more=lambda: [extra])
+    assert [stage.kind.name for stage in ended].count("toy-sum") == 2
+    assert ended[-1] is slow, "what was added ran beside it, not after it"
+
+
 def test_two_processes_never_run_the_same_stage(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

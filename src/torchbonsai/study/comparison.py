@@ -71,7 +71,7 @@ def compare_config(
         runs = equal_epochs(arms)
         # The uniform controls come first: they need no training, and not every model can be remade.
         uniform = [n.stage for n in arms.cuts if n.arm.control == "uniform-new"]
-        first = [*uniform, *(s for r in runs for s in (r.measured, r.timed)), *(n.stage for n in arms.cuts)]
+        first = [*uniform, *(n.stage for n in arms.cuts), *(s for r in runs for s in (r.measured, r.timed))]
         later: list[Run] = []
 
         def more() -> list[Stage]:
@@ -79,6 +79,9 @@ def compare_config(
             if not later and all(cut.stage.spec in finished for cut in arms.cuts):
                 later.extend(equal_compute(arms, finished))
                 runs.extend(later)
+                for one in later:  # the costliest arm is trained as long as under equal epochs: it may be done
+                    if one.measured.spec in finished:
+                        on_record(record_of(one, finished, config))
             return [stage for one in later for stage in (one.measured, one.timed)]
 
         run(first, store, executor, listener=listener, places=places, more=more)

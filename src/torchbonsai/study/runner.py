@@ -50,6 +50,7 @@ class _Walk:
     more: More
     finished: dict[str, Done] = field(default_factory=dict)  # by spec
     running: dict[str, list[Stage]] = field(default_factory=dict)  # by key; several specs may share a key
+    damaged: set[str] = field(default_factory=set)  # keys of which that was told
 
     def tell(self, what: str, stage: Stage, **more: object) -> None:
         self.listener(Event(what, stage, len(self.finished), len(self.stages), **more))  # type: ignore[arg-type]
@@ -57,7 +58,7 @@ class _Walk:
     def advance(self) -> None:
         """Take all that is done off the list and give the free places work; exclusive stages run alone, and last."""
         self._give(exclusive=False)
-        if self.executor.free and self._grown():
+        while self.executor.free and self._grown():
             self._give(exclusive=False)
         self._give(exclusive=True)
 
@@ -100,7 +101,9 @@ class _Walk:
         try:
             return self.store.load(key)
         except DamagedStage as error:
-            self.tell("damaged", stage, note=str(error))
+            if key not in self.damaged:
+                self.damaged.add(key)
+                self.tell("damaged", stage, note=str(error))
             return None
 
     def _may_start(self, stage: Stage) -> bool:

@@ -15,6 +15,8 @@ from torch.utils.benchmark import Timer
 from torchbonsai.training.fastest import Arithmetic
 
 ROUNDS = 5
+WARM = 3
+"""Passes that are not counted: a process that has just begun gets its memory from the system page by page."""
 PLAIN = Arithmetic("float32", channels_last=False, compile=False)
 
 
@@ -64,6 +66,6 @@ def seconds(module: nn.Module, shape: tuple[int, ...], how: Arithmetic, *, backw
     def both() -> None:
         torch.autograd.grad(layer(x), wanted, gradient)
 
-    both()
     timer = Timer("both()", globals={"both": both}, num_threads=torch.get_num_threads())
+    timer.timeit(WARM)
     return statistics.median(timer.timeit(1).mean for _ in range(ROUNDS))

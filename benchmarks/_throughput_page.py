@@ -95,8 +95,8 @@ def contractions(record: Row) -> list[str]:
     """How many times faster a step's convolutions and linear layers are in ours."""
     lines = [
         "",
-        "Convolutions and linear layers of a batch, forward and backward, each timed by itself (median of 5) and added up: "
-        "how many times faster they are in what ours has, without the loop, the norms and the optimizer around them.",
+        "Convolutions and linear layers of a batch, forward and backward, each timed by itself (median of 5) and added "
+        "up: how many times faster they are in what ours has, without the loop, the norms and the optimizer around them.",
         "",
         "| network | (b) ms | ours ms | times faster |",
         "|---|---|---|---|",

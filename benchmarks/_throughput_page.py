@@ -96,7 +96,7 @@ def contractions(record: Row) -> list[str]:
     lines = [
         "",
         "Convolutions and linear layers of a batch, forward and backward, each timed by itself (median of 5) and added "
-        "up: how many times faster they are in what ours has, without the loop, the norms and the optimizer around them.",
+        "up: how many times faster they are in what ours has, without the loop, the norms and the optimizer around it.",
         "",
         "| network | (b) ms | ours ms | times faster |",
         "|---|---|---|---|",

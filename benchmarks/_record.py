@@ -15,8 +15,12 @@ SHOWN = 6
 
 
 def command(script: str) -> str:
-    """The command line; of folders only the name, since where they lie is this machine's matter."""
-    return " ".join([f"python benchmarks/{Path(script).name}", *map(_told, sys.argv[1:])])
+    """The command line; of folders only the name, since where they lie is this machine's matter.
+
+    Settings of the C library's allocator stand before it: they decide what large outputs cost.
+    """
+    allocator = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
+    return " ".join([*allocator, f"python benchmarks/{Path(script).name}", *map(_told, sys.argv[1:])])
 
 
 def _told(word: str) -> str:

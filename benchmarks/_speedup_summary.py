@@ -46,7 +46,10 @@ def page(commands: list[str], entries: list[Entry]) -> str:
         "",
         "Speed-up over the dense network (medians over rounds in which dense, ours and torch-pruning took turns), the "
         "ratio of MACs, and one over the other. Ours: `tb.prune(budget=tb.Budget(macs=…, on=…))`; theirs: uniform, "
-        "unrounded, as many MACs. Random weights; every runtime gives every network's outputs to 1e-3 of the largest.",
+        "unrounded, as many MACs. Random weights; every runtime gives every network's outputs to 1e-3 of the largest. "
+        "On a CPU eager PyTorch gets outputs above 32 MiB from the system page by page at every pass, unless glibc is "
+        "told to keep memory (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`: the command has them where they were "
+        "set): where the dense network has such outputs and a small one has not, it gains more than its MACs.",
         "",
         "| network | MACs kept | batch | runtime | dense ms | n | ours: speed-up | MACs | ÷ "
         "| theirs: speed-up | MACs | ÷ | ours against theirs |",

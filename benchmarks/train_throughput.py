@@ -27,9 +27,9 @@ from pathlib import Path
 
 import torch
 from _airbench_loop import airbench
+from _contractions import contractions_alone
 from _plain_loops import Turn, on_device, with_loader
 from _record import by_op, command, is_here
-from _throughput_bound import contractions_alone
 from _throughput_page import Row, page, ratios, row_text, targets, verdict
 from _trained import cifar10
 from torch import nn

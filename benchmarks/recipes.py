@@ -26,12 +26,14 @@ from _trained import data_folder, restored
 import torchbonsai
 
 RESULTS = Path(__file__).parent.parent / "results" / "recipes"
+EFFICIENTNET = Path(__file__).parent.parent / "examples" / "efficientnet_lite0.py"
 FAST = "--precision bf16 --channels-last"
 MLP = f"--model mlp --data mnist --data-dir MNIST --augment --lr 0.05 {FAST}"
 SMALL = (
-    "--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 10000 --val-size 1000 --augment flip "
-    f"--warmup-epochs 0.2 {FAST}"
+    "--data cifar10 --data-dir CIFAR --width 0.25 --limit-train 5000 --val-size 1000 --augment flip "
+    f"--warmup-epochs 0.2 --batch-size 32 --lr 0.05 {FAST}"
 )
+PRETRAINED = "linear-filter-ensembles --data cifar10 --data-dir CIFAR --test-half --only 'layer*.conv1' " + FAST
 VGG = f"--data cifar10 --data-dir CIFAR --width 0.25 --augment flip {FAST}"
 
 RECORDS = {
@@ -40,15 +42,27 @@ RECORDS = {
     "pruning-from-scratch-vgg16": f"pruning-from-scratch {VGG} --start-epochs 3 --epochs 3 --gate-epochs 5 "
     "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-scratch-b --no-equal-compute",
     "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --source cifar100 --source-epochs 2 "
-    "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --tolerance 0.05 --no-equal-compute",
-    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 --start-epochs 2.5 --rounds 4 "
+    "--start-epochs 2 --rounds 5 --share 0.1 --round-epochs 0.5 --no-equal-compute",
+    "pruning-from-scratch-searches": f"pruning-from-scratch {VGG} --limit-train 20000 --batch-size 32 --lr 0.05 "
+    "--start-epochs 3 --epochs 3 --gate-epochs 4 --score-images 5000 --schedule cosine --warmup-epochs 0.3 "
+    "--searches 4 --checkpoints 4 --no-equal-compute",
+    "pretraining-efficientnet-lite0": "pretraining-impact --model examples.efficientnet_lite0:build --image-size 64 "
+    "--data cifar10 --data-dir CIFAR --source WEIGHTS --limit-train 16000 --val-size 1000 --batch-size 32 --lr 0.01 "
+    "--warmup-epochs 0.2 --augment flip --channels-last --start-epochs 1 --rounds 3 --share 0.1 --round-epochs 0.15 "
+    "--no-equal-compute",
+    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 bn-scale taylor --start-epochs 2.5 --rounds 4 "
     "--round-epochs 0.5 --no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
     "--rounds 3 --round-epochs 4 --budget 4x",
-    "linear-filter-ensembles-resnet20": "linear-filter-ensembles --model resnet20 --data cifar10 --data-dir CIFAR "
-    f"--checkpoint 'SHARED/weights/resnet20-*.th' --test-half --only 'layer*.conv1' --limit-train 20000 {FAST} "
-    "--methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 --round-epochs 0.5 "
-    "--no-equal-compute",
+    "linear-filter-ensembles-resnet20": f"{PRETRAINED} --model resnet20 --checkpoint 'SHARED/weights/resnet20-*.th' "
+    "--limit-train 20000 --methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 "
+    "--round-epochs 0.5 --no-equal-compute",
+    **{
+        f"linear-filter-ensembles-resnet{depth}": f"{PRETRAINED} --model resnet{depth} "
+        f"--checkpoint 'SHARED/weights/resnet{depth}-*.th' --limit-train 10000 --methods lfe-quick --score-images 256 "
+        "--lr 0.01 --warmup-epochs 0 --rounds 2 --round-epochs 0.5 --no-equal-compute"
+        for depth in (32, 44, 56)
+    },
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
@@ -58,9 +72,10 @@ RECORDS = {
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
     "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
     "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 --epochs 3 "
-    "--gate-epochs 4 --score-images 5000 --no-equal-compute",
+    "--gate-epochs 4 --score-images 2500 --no-equal-compute",
 }
-"""What is run. CIFAR, MNIST and SHARED stand for the folders of the data."""
+"""What is run. CIFAR, MNIST and SHARED stand for the folders of the data, WEIGHTS for the file of the package that
+examples/efficientnet_lite0.py names (run it from the repository's root)."""
 PLACES = ("--data-dir", "--out", "--checkpoint", "--source")
 
 
@@ -91,6 +106,9 @@ def options() -> argparse.Namespace:
 
 def filled(word: str, folders: dict[str, Path | None]) -> str:
     """The word with the folder that it stands for, restored or found if none was given."""
+    if word == "WEIGHTS":
+        told = subprocess.run([sys.executable, EFFICIENTNET], stdout=subprocess.PIPE, text=True, check=True)
+        return told.stdout.strip()
     first = word.split("/")[0]
     if first not in (*folders, "SHARED"):
         return word

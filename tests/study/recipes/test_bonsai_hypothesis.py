@@ -11,7 +11,8 @@ from tiny_recipes import arms, followed, of
 import torchbonsai as tb
 from torchbonsai.study.about import read_study
 from torchbonsai.study.recipes.bonsai_hypothesis import BonsaiHypothesis
-from torchbonsai.study.recipes.equal import by_seed, common_levels, difference, removed
+from torchbonsai.study.recipes.equal import Removed, by_seed, common_levels, difference, removed
+from torchbonsai.study.recipes.words import at_tolerances
 from torchbonsai.study.record import Arm, Round, RunRecord
 from torchbonsai.study.table import counted
 
@@ -71,10 +72,11 @@ def test_under_equal_compute_the_untrained_start_has_longer_rounds(study: tuple[
 def test_the_finding_is_told_in_total_and_by_layer(study: tuple[Path, list[RunRecord]]) -> None:
     out, _ = study
     sentences = read_study(out).about.sentences
-    assert len(sentences) == 2 * 2, "two a measure and fairness"
+    assert len(sentences) == 3 * 2, "three a measure and fairness"
     assert "untrained minus trained" in sentences[0]
     assert "n = 1 < 3" in sentences[0], "no interval of one seed"
-    assert "channels left by layer" in sentences[1]
+    assert "channels lost with other tolerances" in sentences[1]
+    assert "channels left by layer" in sentences[2]
 
 
 def record(start: str, seed: int, points: list[tuple[int, float]], control: str = "") -> RunRecord:
@@ -100,6 +102,22 @@ def test_equal_accuracy_is_the_last_round_at_the_level_of_the_worse_dense_networ
     assert (never.point, never.channels) == (None, 0.0)
     left, right = by_seed([untrained], levels), by_seed([trained], levels)
     assert difference(left, right, "channels").mean == pytest.approx(-0.3)
+
+
+def test_what_is_lost_is_told_for_several_tolerances() -> None:
+    starts = {"untrained": [(10, 0.6), (8, 0.76), (5, 0.74)], "trained": [(10, 0.9), (8, 0.80), (5, 0.78)]}
+
+    def both(tolerance: float) -> tuple[dict[int, Removed], dict[int, Removed]]:
+        left, right = (
+            {s: removed(record(name, s, c), 0.8 - tolerance) for s in range(3)} for name, c in starts.items()
+        )
+        return left, right
+
+    told = at_tolerances(both, "channels").split("; ")
+    assert told[0] == "1 points 0% / 20% (-20 [none])", "only the trained one's second round is at 0.79 or above"
+    assert told[1] == "2 points 0% / 50% (-50 [none])", "0.78 is reached by its third"
+    assert told[2] == "5 points 20% / 50% (-30 [none])"
+    assert told[3] == "10 points 50% / 50% (+0 [none])"
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:

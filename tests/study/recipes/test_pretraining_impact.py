@@ -58,9 +58,10 @@ def test_the_finding_has_an_interval_and_names_the_source(study: tuple[Path, lis
     out, _ = study
     about = read_study(out).about
     assert about.data["pretrained_on"] == "fashion-source"
-    (sentence,) = about.sentences
+    sentence, others = about.sentences
     assert "Parameters lost, pre-trained minus from scratch" in sentence
     assert "n = 3" in sentence
+    assert "parameters lost with other tolerances" in others
 
 
 def test_a_checkpoint_s_training_is_free(tmp_path: Path) -> None:

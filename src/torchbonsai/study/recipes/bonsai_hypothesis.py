@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
-from torchbonsai.study.recipes.equal import by_seed, common_levels, difference, kept_by_layer
+from torchbonsai.study.recipes.equal import Removed, by_seed, common_levels, difference, kept_by_layer
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
-from torchbonsai.study.recipes.words import points, shares
+from torchbonsai.study.recipes.words import at_tolerances, points, shares
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
@@ -105,9 +106,10 @@ class Recipe(Iterative):
         here = [r for r in records if r.arm.fairness == fairness]
         if not here:
             return
-        levels = common_levels(here, self.settings.tolerance)
         own = [r for r in here if (r.arm.method, r.arm.control) == (name, "")]
-        untrained, trained = (by_seed([r for r in own if r.arm.start == s], levels) for s in ("untrained", "trained"))
+        both = partial(_both, own, here)
+        levels = common_levels(here, self.settings.tolerance)
+        untrained, trained = both(self.settings.tolerance)
         gap = difference(untrained, trained, "channels")
         level = sum(levels.values()) / len(levels)
         yield (
@@ -116,7 +118,19 @@ class Recipe(Iterative):
             f"had lost {shares(untrained)}; the trained start {shares(trained)}. Channels, untrained minus trained: "
             f"{points(gap)}."
         )
+        yield (
+            f"{name} under {fairness}, channels lost with other tolerances, untrained / trained: "
+            f"{at_tolerances(both, 'channels')}."
+        )
         dense = own[0].dense_widths
         left, right = kept_by_layer(untrained, dense), kept_by_layer(trained, dense)
         layers = ", ".join(f"{layer} {left[layer]:.0f} / {right[layer]:.0f} of {dense[layer]}" for layer in dense)
         yield f"{name} under {fairness}, channels left by layer at equal accuracy, untrained / trained: {layers}."
+
+
+def _both(
+    own: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
+) -> tuple[dict[int, Removed], dict[int, Removed]]:
+    levels = common_levels(here, tolerance)
+    left, right = (by_seed([r for r in own if r.arm.start == s], levels) for s in ("untrained", "trained"))
+    return left, right

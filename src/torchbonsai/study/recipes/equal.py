@@ -10,6 +10,8 @@ from torchbonsai.study.record import Round, RunRecord
 from torchbonsai.study.statistics import Interval, paired
 
 SHARES = ("channels", "params", "macs")
+TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.15)
+"""Told beside a recipe's own, so that what counts as equal need not be chosen after the curves were seen."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from new weights, both dense networks trained in the same rounds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
@@ -25,14 +26,13 @@ from torchbonsai.study.recipes.equal import Removed, by_seed, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
-from torchbonsai.study.recipes.words import points, shares
+from torchbonsai.study.recipes.words import at_tolerances, points, shares
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights
 
 WEIGHTS = "weights"
-NAMES = {"pretrained": "the pre-trained network", "untrained": "the network from scratch"}
 
 
 @dataclass(frozen=True)
@@ -153,18 +153,27 @@ class Recipe(Iterative):
             if not pretrained:
                 continue
             scratch = [r for r in own if r.arm.start == "untrained"]
-            found = {
-                a[0].arm.start: by_seed(a, _levels(a, here, self.settings.tolerance)) for a in (pretrained, scratch)
-            }
-            yield self._sentence(f"{name} under {fairness}{'' if counted else ', source training free'}", found)
+            where = f"{name} under {fairness}{'' if counted else ', source training free'}"
+            both = partial(_both, pretrained, scratch, here)
+            yield self._sentence(where, *both(self.settings.tolerance))
+            yield (
+                f"{where}, parameters lost with other tolerances, pre-trained / from scratch: "
+                f"{at_tolerances(both, 'params')}."
+            )
 
-    def _sentence(self, where: str, found: dict[str, dict[int, Removed]]) -> str:
-        told = "; ".join(f"{NAMES[start]} lost {shares(removed)}" for start, removed in found.items())
-        gap = difference(found["pretrained"], found["untrained"], "params")
+    def _sentence(self, where: str, pretrained: Mapping[int, Removed], scratch: Mapping[int, Removed]) -> str:
         return (
             f"{where}: within {self.settings.tolerance * 100:g} points of validation accuracy of its own dense network "
-            f"{told}. Parameters lost, pre-trained minus from scratch: {points(gap)}."
+            f"the pre-trained network lost {shares(pretrained)}; the network from scratch lost {shares(scratch)}. "
+            f"Parameters lost, pre-trained minus from scratch: {points(difference(pretrained, scratch, 'params'))}."
         )
+
+
+def _both(
+    pretrained: Sequence[RunRecord], scratch: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
+) -> tuple[dict[int, Removed], dict[int, Removed]]:
+    left, right = (by_seed(arm, _levels(arm, here, tolerance)) for arm in (pretrained, scratch))
+    return left, right
 
 
 def _levels(arm: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float) -> dict[int, float]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torchbonsai.core.units import human
-from torchbonsai.study.recipes.equal import SHARES, Removed, mean
+from torchbonsai.study.recipes.equal import SHARES, TOLERANCES, Removed, difference, mean
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.statistics import Interval, paired
 
@@ -40,3 +40,20 @@ def shares(found: Mapping[int, Removed]) -> str:
     never = sum(r.point is None for r in found.values())
     parts = [f"{mean(found, what):.0%} of the {NAMES.get(what, what)}" for what in SHARES]
     return ", ".join(parts) + (f" (nothing in {never} of {len(found)} seeds, which never reached it)" if never else "")
+
+
+def at_tolerances(arms: Callable[[float], tuple[Mapping[int, Removed], Mapping[int, Removed]]], what: str) -> str:
+    """The mean share that two arms lost within each of `TOLERANCES`, their difference and its interval.
+
+    arms: what both lost by seed, given the tolerance. what: one of `SHARES`.
+    """
+    told = []
+    for tolerance in TOLERANCES:
+        left, right = arms(tolerance)
+        gap = difference(left, right, what)
+        bounds = "none" if gap.low is None or gap.high is None else f"{gap.low * 100:+.0f} to {gap.high * 100:+.0f}"
+        told.append(
+            f"{tolerance * 100:g} points {mean(left, what):.0%} / {mean(right, what):.0%} "
+            f"({gap.mean * 100:+.0f} [{bounds}])"
+        )
+    return f"{'; '.join(told)} (points of difference, [95% paired t-interval], n = {gap.n} trainings)"

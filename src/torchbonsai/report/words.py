@@ -86,4 +86,13 @@ def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
     inexact = sorted({x.arm.name for x in rows for r in x.records if r.verification and not r.verification["exact"]})
     if inexact:
         notes.append(f"not equal to its masked network, by nature: {', '.join(inexact)}")
-    return notes
+    return [*notes, *said(rows)]
+
+
+def said(rows: list[Row]) -> list[str]:
+    """What cuts had to say, each once, and of how many runs."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        for note in (note for record in row.records for note in record.notes):
+            counts[row.arm.name, note] = counts.get((row.arm.name, note), 0) + 1
+    return [f"{name}, in {count} run{'s' * (count > 1)}: {note}" for (name, note), count in counts.items()]

@@ -131,4 +131,5 @@ def record_of(one: Run, finished: Finished, config: CompareConfig) -> RunRecord:
         latency=timed.timing["latency"] if timed else {},
         timing={"training_seconds": training.timing["training_seconds"], "seconds": training.timing["seconds"]},
         environment=dict(training.record["environment"]),
+        notes=tuple(finished[one.network.spec].result.get("notes", ())),
     )

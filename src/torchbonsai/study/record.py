@@ -81,7 +81,8 @@ class RunRecord:
     """A finished run. Accuracies in [0, 1]; test is read once, after the last epoch. macs: of one image, one
     multiply-add each. budget_macs: the ceiling, None of the dense control. widths: group -> channels kept.
     epochs: after the cut, or after the start where there are `rounds` of cutting and training, the points of a curve.
-    total_macs_allowed: of equal-compute. latency, timing, environment: measured, and no part
+    total_macs_allowed: of equal-compute. notes: what cuts had to say. scored: of each cut, what is known of its scores
+    (of linear filter ensembles and of learned gates). latency, timing, environment: measured, and no part
     of what is compared between runs."""
 
     arm: Arm
@@ -108,6 +109,8 @@ class RunRecord:
     timing: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     rounds: tuple[Round, ...] = ()
+    notes: tuple[str, ...] = ()
+    scored: tuple[dict[str, float], ...] = ()
 
     @property
     def share(self) -> float:

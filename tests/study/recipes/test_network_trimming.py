@@ -56,7 +56,7 @@ def test_all_arms_and_controls_under_both_fairnesses(study: tuple[Path, list[Run
     cut = {("trained", "apoz", ""), ("trained", "apoz", "random-widths")}
     new = {("untrained", "apoz", "reinitialised"), ("untrained", "", "uniform-new")}
     assert arms(records, "equal-epochs") == cut | new | {("trained", "", "dense")}
-    assert arms(records, "equal-compute") == cut | new | {("untrained", "", "dense")}
+    assert arms(records, "equal-compute") == cut | new | {("trained", "", "dense")}
 
 
 def test_under_equal_epochs_all_train_as_long(study: tuple[Path, list[RunRecord]]) -> None:

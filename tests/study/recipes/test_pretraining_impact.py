@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_recipes import arms, followed, of
+from tiny_recipes import arms, followed, made_up, of
 from torch import nn
 
 import torchbonsai as tb
@@ -15,6 +15,7 @@ from torchbonsai.models.bonsai_small import bonsai_small
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.models.libraries import LIBRARIES
 from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes import RECIPES
 from torchbonsai.study.recipes.pretraining_impact import PretrainingImpact
 from torchbonsai.study.record import RunRecord
 
@@ -68,12 +69,27 @@ def test_a_checkpoint_s_training_is_free(tmp_path: Path) -> None:
     network = build(ModelConfig("bonsai_small", (1, 14, 14), 7), seed=9)
     torch.save(network.state_dict(), tmp_path / "source.pt")
     settings = SMALL | {"source": str(tmp_path / "source.pt"), "seeds": (3,), "rounds": 1, "start_epochs": 1}
-    settings |= {"limit_train": 32}
+    settings |= {"limit_train": 48, "batch_size": 8}
     records = followed("pretraining-impact", tmp_path / "out", **settings)
     for r in (r for r in records if r.arm.start == "pretrained"):
         assert not r.arm.source_counted
         assert r.spent.source == 0
     assert of(records, "", "equal-compute", start="pretrained")
+    (dense,) = of(records, "dense", "equal-compute", start="pretrained")
+    assert not dense.arm.source_counted
+    assert len(dense.rounds) == len(of(records, "", "equal-compute", start="pretrained")[0].rounds)
+
+
+def test_each_arm_is_judged_by_the_dense_network_from_its_own_start() -> None:
+    """Against the scratch network's .80, the pre-trained one could lose half of its filters."""
+    curves = {"pretrained": [(10, 0.90), (5, 0.885)], "untrained": [(10, 0.80), (5, 0.80)]}
+    dense = {"pretrained": [(10, 0.90), (10, 0.90)], "untrained": [(10, 0.80), (10, 0.80)]}
+    for fairness in ("equal-epochs", "equal-compute"):
+        records = [made_up(start, s, curve, fairness=fairness) for start, curve in curves.items() for s in range(3)]
+        records += [made_up(start, s, c, "dense", fairness) for start, c in dense.items() for s in range(3)]
+        sentence = RECIPES["pretraining-impact"](PretrainingImpact(methods=("l2",))).sentences(records)[0]
+        assert "the pre-trained network lost 0% of the channels" in sentence
+        assert "the network from scratch lost 50% of the channels" in sentence
 
 
 class Library:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,7 @@ from tiny_recipes import arms, followed, of
 
 import torchbonsai as tb
 from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes.diversity import correlation
 from torchbonsai.study.recipes.pruning_from_scratch import PruningFromScratch
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.stages.gates import ordered
@@ -88,7 +90,7 @@ def test_gates_are_between_zero_and_one(study: tuple[Path, list[RunRecord]]) -> 
     for folder in (out / "stages").glob("learn-gates-*"):
         gates = torch.cat(list(load_file(folder / "tensors.safetensors").values()))
         assert 0 <= gates.min() < gates.max() <= 1
-    assert len(read_study(out).about.sentences) == 2 * 2
+    assert len(read_study(out).about.sentences) == 2 + 2 * 2, "of the gates of both starts; budgets by fairness"
 
 
 def test_equal_compute_and_searches_from_many_initialisations_and_along_one_run(tmp_path: Path) -> None:
@@ -130,3 +132,44 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         PruningFromScratch(expand=0.5)
     with pytest.raises(tb.ConfigError, match="budget"):
         PruningFromScratch(budgets=("200%",))
+
+
+def test_two_checkpoints_are_never_the_same_weights() -> None:
+    with pytest.raises(tb.ConfigError, match=r"epochs \[0, 1, 2, 2, 3\]"):
+        PruningFromScratch(searches=2, checkpoints=4, start_epochs=3)
+    PruningFromScratch(searches=2, checkpoints=3, start_epochs=3)
+
+
+def test_a_search_without_variation_is_in_no_correlation() -> None:
+    kept = np.array([[0.1, 0.2], [0.2, 0.4], [0.3, 0.3]])
+    assert correlation(kept) == pytest.approx(1.0), "the third has none"
+    assert np.isnan(correlation(kept[1:]))
+
+
+def test_only_what_is_named_has_gates_and_is_cut(tmp_path: Path) -> None:
+    """The inner channels of the blocks, as in the paper's code."""
+    settings = {
+        "model": "resnet20",
+        "width": 0.25,
+        "only": ("layer*.conv1",),
+        "budgets": ("80%",),
+        "gate_epochs": 1,
+        "epochs": 0.5,
+    }
+    more = {"scratch_b": False, "equal_compute": False, "start_epochs": 0.5}
+    records = followed("pruning-from-scratch", tmp_path, **SMALL | settings | more)
+    for r in of(records, "") + of(records, "shuffled") + of(records, "drawn-widths"):
+        cut = {name for name, width in r.widths.items() if width < r.dense_widths[name]}
+        assert cut
+        assert all(name.startswith("layer") and name.endswith("conv1") for name in cut)
+    (own,) = of(records, "", start="untrained")
+    (learned,) = own.scored
+    inner = [w for name, w in own.dense_widths.items() if name.endswith("conv1") and name.startswith("layer")]
+    assert learned["gates"] == sum(int(1.25 * w + 0.5) for w in inner), "the widths are of the expanded network"
+    assert any(s.startswith("Gates on untrained weights, after") for s in read_study(tmp_path).about.sentences)
+
+
+def test_a_name_of_no_module_is_an_error_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(tb.ConfigError, match="only"):
+        followed("pruning-from-scratch", tmp_path / "out", **SMALL | {"only": ("nothing*",)})
+    assert not (tmp_path / "out").exists()

@@ -59,3 +59,15 @@ def test_the_budget_is_met_in_rounds(study: tuple[Path, list[RunRecord]]) -> Non
     about = read_study(out).about
     assert "2001.08142" in about.method == Recipe.method
     assert about.sentences[0].startswith("lfe under equal-epochs left")
+
+
+def test_how_sure_the_scores_are_is_told_and_recorded(study: tuple[Path, list[RunRecord]]) -> None:
+    out, records = study
+    (lfe,), (l1,) = (of(records, "", method=m) for m in ("lfe", "l1"))
+    assert len(lfe.scored) == 2, "once a round"
+    assert l1.scored == ()
+    for told in lfe.scored:
+        assert told["masks"] >= 4 * told["channels"]
+        assert 0 < told["standard_error"]
+    (sentence,) = (s for s in read_study(out).about.sentences if "standard error" in s)
+    assert sentence.startswith("lfe under equal-epochs: ")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torchbonsai.study.recipes import RECIPES, follow
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import Arm, Round, RunRecord
 
 TINY: dict[str, Any] = {
     "data": "fashion-target",
@@ -39,3 +39,16 @@ def of(records: list[RunRecord], control: str, fairness: str = "equal-epochs", *
         if (r.arm.control, r.arm.fairness) == (control, fairness)
         and all(getattr(r.arm, k) == v for k, v in more.items())
     ]
+
+
+def made_up(
+    start: str, seed: int, points: list[tuple[int, float]], control: str = "", fairness: str = "equal-epochs"
+) -> RunRecord:
+    """A record of one layer of ten channels; points: (channels, validation accuracy)."""
+    rounds = tuple(Round(float(k), 10 * c, 100 * c, c, {"conv": c}, None, v) for k, (c, v) in enumerate(points))
+    more: dict[str, dict[str, str]] = {key: {} for key in ("spent", "stages", "verification", "versions")}
+    arm = Arm(start, "" if control else "l2", control, "4x", fairness)
+    fixed = {"dense_macs": 100, "dense_params": 1000, "budget_macs": None, "dense_widths": {"conv": 10}, "epochs": 1}
+    last = {"macs": rounds[-1].macs, "params": rounds[-1].params, "widths": rounds[-1].widths}
+    said = {"samples": 1, "total_macs_allowed": None, "remade": "", "study": ""}
+    return RunRecord(arm, seed, points[-1][1], 0.5, **last, **fixed, **more, **said, rounds=rounds)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from functools import partial
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
-from torchbonsai.study.recipes.equal import Removed, by_seed, common_levels, difference, kept_by_layer
+from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference, kept_by_layer
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
@@ -42,7 +42,8 @@ class BonsaiHypothesis(RoundSettings):
         methods: What scores; the finding is told for each. Names as in `bonsai compare`.
         budget: Channels to keep after the last round (4x: a quarter); every round removes the same share of what is
             left, in one ranking over all layers.
-        tolerance: Equal accuracy: at most so much below the worse of the dense networks (0.01 is a point).
+        tolerance: Equal accuracy: at most so much below the worse of the dense networks after as many rounds (0.01 is
+            a point).
     """
 
     model: str = "vgg16_bn"
@@ -108,14 +109,12 @@ class Recipe(Iterative):
             return
         own = [r for r in here if (r.arm.method, r.arm.control) == (name, "")]
         both = partial(_both, own, here)
-        levels = common_levels(here, self.settings.tolerance)
         untrained, trained = both(self.settings.tolerance)
         gap = difference(untrained, trained, "channels")
-        level = sum(levels.values()) / len(levels)
         yield (
-            f"{name} under {fairness}: at equal accuracy (validation, {level:.1%} on average: at most "
-            f"{self.settings.tolerance * 100:g} points below the worse dense network of the seed) the untrained start "
-            f"had lost {shares(untrained)}; the trained start {shares(trained)}. Channels, untrained minus trained: "
+            f"{name} under {fairness}: at equal accuracy (validation, at most {self.settings.tolerance * 100:g} points "
+            f"below the worse of the seed's dense networks after as many rounds) the untrained start had lost "
+            f"{shares(untrained)}; the trained start {shares(trained)}. Channels, untrained minus trained: "
             f"{points(gap)}."
         )
         yield (
@@ -131,6 +130,6 @@ class Recipe(Iterative):
 def _both(
     own: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
 ) -> tuple[dict[int, Removed], dict[int, Removed]]:
-    levels = common_levels(here, tolerance)
+    levels = below([r for r in here if r.arm.control == "dense"], tolerance)
     left, right = (by_seed([r for r in own if r.arm.start == s], levels) for s in ("untrained", "trained"))
     return left, right

@@ -92,6 +92,7 @@ def record_of(chain: Chain, finished: Finished, identity: str) -> RunRecord:
     network, measured = last["network"], finished[chain.tested.spec]
     timed = finished.get(chain.timed.spec)
     trainings = [finished[s.trained.spec] for s in chain.steps]
+    cuts = [finished[s.cut.spec] for s in chain.steps if s.cut is not None]
     roles = {"start": chain.start, "network": chain.network, "train": chain.trained, "evaluate": chain.tested}
     return RunRecord(
         arm=chain.arm,
@@ -109,7 +110,7 @@ def record_of(chain: Chain, finished: Finished, identity: str) -> RunRecord:
         samples=sum(t.result["samples"] for t in trainings),
         spent=spent(chain, finished),
         total_macs_allowed=chain.total,
-        verification=_worst([finished[s.cut.spec] for s in chain.steps if s.cut is not None]),
+        verification=_worst(cuts),
         remade=network["remade"],
         stages={role: finished[stage.spec].key for role, stage in roles.items()},
         study=identity,
@@ -118,6 +119,8 @@ def record_of(chain: Chain, finished: Finished, identity: str) -> RunRecord:
         timing={what: round(sum(t.timing[what] for t in trainings), 3) for what in ("training_seconds", "seconds")},
         environment=dict(trainings[-1].record["environment"]),
         rounds=tuple(_rounds(chain, finished)),
+        notes=tuple(dict.fromkeys(note for cut in cuts for note in cut.result.get("notes", ()))),
+        scored=tuple(cut.result["scored"] for cut in cuts if cut.result.get("scored")),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -23,17 +24,17 @@ def shares(records: Sequence[RunRecord]) -> Floats:
 
 
 def correlation(kept: Floats) -> float:
-    """The mean Pearson correlation, over layers, of all pairs of searches; a pair without any variation counts as 1.
+    """The mean Pearson correlation, over layers, of all pairs of searches; NaN where there is no pair with one.
+
+    A search that kept the same share of every layer has a correlation with none.
 
     >>> import numpy as np
     >>> round(correlation(np.array([[0.1, 0.2], [0.2, 0.4], [0.4, 0.2]])), 3)
     -0.333
     """
-    found = []
-    for a, b in combinations(kept, 2):
-        varies = a.std() > 0 and b.std() > 0
-        found.append(float(np.corrcoef(a, b)[0, 1]) if varies else 1.0)
-    return float(np.mean(found))
+    varied = [k for k in kept if k.std() > 0]
+    found = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(varied, 2)]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def spread(kept: Floats) -> float:
@@ -48,9 +49,10 @@ def diversity(records: Sequence[RunRecord]) -> list[str]:
     told = []
     for kind, name in KINDS.items():
         kept = [shares(found) for found in by_kind[kind].values()]
+        alike = [c for c in map(correlation, kept) if not math.isnan(c)]
         tests = [r.test_accuracy for found in by_kind[kind].values() for r in found]
         told.append(
-            f"{len(kept[0])} {name}: correlation {np.mean([correlation(k) for k in kept]):.2f}, spread "
+            f"{len(kept[0])} {name}: correlation {f'{np.mean(alike):.2f}' if alike else 'none'}, spread "
             f"{np.mean([spread(k) for k in kept]):.3f} of a layer, test accuracy {np.mean(tests):.1%} "
             f"({min(tests):.1%} to {max(tests):.1%})"
         )

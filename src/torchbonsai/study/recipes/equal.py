@@ -1,4 +1,8 @@
-"""What two arms lost at equal accuracy, read off their curves on validation."""
+"""What two arms lost at equal accuracy, read off their curves on validation.
+
+A round is compared with the dense network after as many rounds: one that has been trained less is less accurate even
+if nothing was cut, so that with the dense network's last accuracy as the level an untrained start could lose nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +16,31 @@ from torchbonsai.study.statistics import Interval, paired
 SHARES = ("channels", "params", "macs")
 TOLERANCES = (0.01, 0.02, 0.05, 0.1, 0.15)
 """Told beside a recipe's own, so that what counts as equal need not be chosen after the curves were seen."""
+Levels = Mapping[int, Sequence[float]]
+"""Seed -> the validation accuracy that counts as equal, for every round."""
 
 
 @dataclass(frozen=True)
 class Removed:
-    """Of one arm and seed: the smallest network whose validation accuracy reached `level`; None where none did.
+    """Of one arm and seed: the smallest network that was at its round's level; None: there is none.
 
     channels, params, macs: the shares removed, of the dense network's.
     """
 
-    level: float
     point: Round | None
     channels: float = 0.0
     params: float = 0.0
     macs: float = 0.0
 
 
-def removed(record: RunRecord, level: float) -> Removed:
-    """What `record` had lost in the last of its rounds that ended at `level` or above."""
-    reached = [r for r in record.rounds if r.val_accuracy >= level]
+def removed(record: RunRecord, levels: Sequence[float]) -> Removed:
+    """What `record` had lost in the smallest network that ended its round at the round's level or above."""
+    reached = [r for r, level in zip(record.rounds, levels, strict=True) if r.val_accuracy >= level]
     if not reached:
-        return Removed(level, None)
+        return Removed(None)
     point = min(reached, key=lambda r: (r.params, r.macs))
     channels = sum(record.dense_widths.values())
     return Removed(
-        level,
         point,
         1 - point.channels / channels,
         1 - point.params / record.dense_params,
@@ -44,14 +48,16 @@ def removed(record: RunRecord, level: float) -> Removed:
     )
 
 
-def common_levels(records: Sequence[RunRecord], tolerance: float) -> dict[int, float]:
-    """Seed -> the validation accuracy that every dense network of the seed ended with or above, less `tolerance`."""
-    dense = [r for r in records if r.arm.control == "dense"]
-    return {s: min(r.val_accuracy for r in dense if r.seed == s) - tolerance for s in sorted({r.seed for r in dense})}
+def below(dense: Sequence[RunRecord], tolerance: float) -> Levels:
+    """Of every round: the worst of the seed's dense networks in that round, less `tolerance`."""
+    curves: dict[int, list[list[float]]] = {}
+    for record in dense:
+        curves.setdefault(record.seed, []).append([r.val_accuracy for r in record.rounds])
+    return {s: [min(row) - tolerance for row in zip(*found, strict=True)] for s, found in sorted(curves.items())}
 
 
-def by_seed(records: Sequence[RunRecord], levels: Mapping[int, float]) -> dict[int, Removed]:
-    """Seed -> what one arm lost at that seed's level."""
+def by_seed(records: Sequence[RunRecord], levels: Levels) -> dict[int, Removed]:
+    """Seed -> what one arm lost at that seed's levels."""
     return {r.seed: removed(r, levels[r.seed]) for r in records}
 
 
@@ -66,6 +72,6 @@ def mean(found: Mapping[int, Removed], what: str) -> float:
 
 
 def kept_by_layer(found: Mapping[int, Removed], dense: Mapping[str, int]) -> dict[str, float]:
-    """Layer -> channels left at the level, mean over the seeds; all of them where the level was not reached."""
+    """Layer -> channels left at the level, mean over the seeds; all of them where no round was at its level."""
     widths = [dense if r.point is None else r.point.widths for r in found.values()]
     return {name: math.fsum(w.get(name, dense[name]) for w in widths) / len(widths) for name in dense}

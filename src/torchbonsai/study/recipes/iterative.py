@@ -132,11 +132,11 @@ class Iterative:
     def _equal_compute(
         self, kit: Kit, pruned: Sequence[Chain], equal: Sequence[Chain], finished: Finished
     ) -> list[Chain | Draft]:
-        """Every arm with the training MACs of the costliest; the dense control has no say in that total."""
+        """Every arm with the training MACs of the costliest; the dense controls have no say in that total."""
         total = costliest(spent(c, finished) for c in equal if c.arm.control != "dense")
         chance = {(c.seed, replace(c.arm, control="")): c for c in equal if c.arm.control == "random-widths"}
         found: list[Chain | Draft] = []
-        for like in pruned:
+        for like in (*pruned, *(c for c in equal if c.arm.control == "dense")):
             for counted in (True, False) if spent(like, finished).source else (like.arm.source_counted,):
                 own = longer(kit, like, self._of_round(kit, like), total, finished, counted)
                 found.append(own)
@@ -154,9 +154,6 @@ class Iterative:
         own = {(c.seed, c.arm.start, c.arm.method): c for c in reversed(found) if c.arm.control == ""}
         starts = [(c.seed, *kit.reinitialised(c, of), c.network) for c, of in _shapes([*own.values()], finished)]
         starts += [(c.seed, c.arm, c.start, c.start) for c in equal if c.arm.control == "uniform-new"]
-        for seed in self.settings.seeds:
-            new = kit.new(seed)
-            starts.append((seed, self._arm(kit, "untrained", control="dense"), new, new))
         return [
             kit.spending_all(arm, seed, start, finished[sized.spec].result["network"]["macs"], total)
             for seed, arm, start, sized in starts

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.models.sources import library_of
+from torchbonsai.pruning.controls import restrict
+from torchbonsai.pruning.prune import trace
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import stretched_epochs
 from torchbonsai.study.methods import code_digest, method
@@ -15,7 +17,7 @@ from torchbonsai.study.recipes.chain import Chain, Step
 from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.record import Arm
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.stages.images import Images, epoch_of, found
+from torchbonsai.study.stages.images import Images, epoch_of, example, found
 from torchbonsai.study.stages.measure import Evaluate, Time, Validate
 from torchbonsai.study.stages.prune import Prune, RandomWidths
 from torchbonsai.study.stages.renew import Reinitialise
@@ -24,6 +26,13 @@ from torchbonsai.study.stages.train import Train
 
 Cut = Callable[[Stage, int], Stage]
 """(the network before the cut, the round's number from 0) -> the stage that cuts it."""
+
+
+def check_only(material: Material, only: tuple[str, ...]) -> None:
+    """Raises ConfigError for a name or pattern of no module, before anything is trained."""
+    if only:
+        model = build(material.model, seed=0)
+        restrict(trace(model, example(material.splits)), model, (), only)
 
 
 def look_at(settings: RecipeSettings) -> tuple[Material, dict[str, str]]:

@@ -13,25 +13,22 @@ weights, the dense network fine-tuned in the same rounds. In a fully connected n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.models.build import build
-from torchbonsai.pruning.controls import restrict
-from torchbonsai.pruning.prune import trace
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.look import checkpoint_of
 from torchbonsai.study.recipes.iterative import Iterative
-from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.recipes.kit import Kit, check_only, look_at
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.stages.images import example
 from torchbonsai.training.start import load_weights
 
 
@@ -123,9 +120,7 @@ class Recipe(Iterative):
     def look(self, settings: Any) -> tuple[Material, dict[str, str]]:
         """The model and the data; the checkpoint and the names of modules, if there are any, against the model."""
         material, places = look_at(settings)
-        if settings.only:
-            model = build(material.model, seed=0)
-            restrict(trace(model, example(material.splits)), model, (), settings.only)
+        check_only(material, settings.only)
         if settings.checkpoint is None:
             return material, places
         source, more = checkpoint_of(settings.checkpoint)
@@ -159,6 +154,7 @@ class Recipe(Iterative):
                     f"{name} under {fairness} left {smaller(mine, 'params')} and {smaller(mine, 'macs')}; against the "
                     f"dense network trained as much its test accuracy is {gap(mine, '', 'dense')}."
                 )
+                found += _sure(name, fairness, [s for r in mine if r.arm.control == "" for s in r.scored])
         return found
 
     def _of_checkpoint(self) -> str:
@@ -172,3 +168,18 @@ class Recipe(Iterative):
             "so that networks from new weights, which have this study's training alone, are at a disadvantage; "
             f"{seen + 'training images' if s.test_half else said}."
         )
+
+
+def _sure(name: str, fairness: str, scored: Sequence[Mapping[str, float]]) -> list[str]:
+    """How sure the scores are, where the method tells."""
+    known = [s for s in scored if "standard_error" in s and "spread" in s]
+    if not known:
+        return []
+    masks = sum(s["masks"] for s in known) / sum(s["channels"] for s in known)
+    error, spread = (sum(s[what] for s in known) / len(known) for what in ("standard_error", "spread"))
+    return [
+        f"{name} under {fairness}: {masks:.1f} masks a channel; a score's standard error (over other masks, not other "
+        f"images) is {error:.2g} in the median of the channels, beside a standard deviation of all scores of "
+        f"{spread:.2g} (means over {len(known)} scorings). A mask counts as one full forward pass of its images, "
+        "more than was computed: only what lies behind a mask is run again."
+    ]

@@ -13,7 +13,8 @@ from torchbonsai.study.runs import Finished, spent_before
 from torchbonsai.study.stage import Stage
 
 LONGER = 1.1
-"""From this factor on, all rounds of a cheaper arm are longer; below it, the last one alone."""
+"""From this factor on, all rounds of a cheaper arm are longer; below it, the last one alone. Where an arm costs more
+than the total, which only the dense control does, all of its rounds are shorter."""
 
 
 def longer(kit: Kit, like: Chain, cut: Cut, total: int, finished: Finished, counted: bool) -> Chain | Draft:
@@ -49,7 +50,7 @@ def _goals(like: Chain, total: int, finished: Finished, counted: bool) -> Sequen
     free = 0 if counted else gone.source
     begun = gone.source + gone.start - free
     rounds = gone.scoring + gone.training
-    if (total - begun) / rounds < LONGER:
+    if 1 <= (total - begun) / rounds < LONGER:
         return [*[None] * (len(like.steps) - 1), total]
     shares = [_in_rounds(like, like.steps[: n + 1], finished) / rounds for n in range(len(like.steps))]
     return [begun + int((total - begun) * share) for share in shares[:-1]] + [total]

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
 from torchbonsai.study.look import doubt, source_of
-from torchbonsai.study.recipes.equal import Removed, by_seed, difference
+from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
@@ -51,7 +51,8 @@ class PretrainingImpact(RoundSettings):
         start_epochs: Training on the target before the first cut: fine-tuning, or training from scratch.
         share: Of the filters of every layer that are left, how many go in a round.
         methods: What scores.
-        tolerance: How far validation accuracy may fall below that of the start's own dense network (0.01 is a point).
+        tolerance: How far validation accuracy may fall below that of the start's own dense network after as many rounds
+            (0.01 is a point).
     """
 
     model: str = "vgg16_bn"
@@ -163,8 +164,9 @@ class Recipe(Iterative):
 
     def _sentence(self, where: str, pretrained: Mapping[int, Removed], scratch: Mapping[int, Removed]) -> str:
         return (
-            f"{where}: within {self.settings.tolerance * 100:g} points of validation accuracy of its own dense network "
-            f"the pre-trained network lost {shares(pretrained)}; the network from scratch lost {shares(scratch)}. "
+            f"{where}: at most {self.settings.tolerance * 100:g} points of validation accuracy below its own dense "
+            f"network after as many rounds the pre-trained network lost {shares(pretrained)}; the network from scratch "
+            f"lost {shares(scratch)}. "
             f"Parameters lost, pre-trained minus from scratch: {points(difference(pretrained, scratch, 'params'))}."
         )
 
@@ -172,12 +174,13 @@ class Recipe(Iterative):
 def _both(
     pretrained: Sequence[RunRecord], scratch: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
 ) -> tuple[dict[int, Removed], dict[int, Removed]]:
-    left, right = (by_seed(arm, _levels(arm, here, tolerance)) for arm in (pretrained, scratch))
+    left, right = (by_seed(arm, below(_own_dense(arm, here), tolerance)) for arm in (pretrained, scratch))
     return left, right
 
 
-def _levels(arm: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float) -> dict[int, float]:
-    """Seed -> the accuracy of the dense network from the same start, or the seed's only one, less the tolerance."""
-    dense = [r for r in here if r.arm.control == "dense"]
-    own = {r.seed: r for r in dense} | {r.seed: r for r in dense if r.arm.start == arm[0].arm.start}
-    return {r.seed: own[r.seed].val_accuracy - tolerance for r in arm}
+def _own_dense(arm: Sequence[RunRecord], here: Sequence[RunRecord]) -> list[RunRecord]:
+    """The dense networks from the arm's own start, whose source is counted or free as the arm's is."""
+    start, counted = arm[0].arm.start, arm[0].arm.source_counted
+    own = [r for r in here if (r.arm.control, r.arm.start, r.arm.source_counted) == ("dense", start, counted)]
+    assert {r.seed for r in own} >= {r.seed for r in arm}, "every arm has its dense control"
+    return own

@@ -29,7 +29,7 @@ from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest, stretched_epochs
 from torchbonsai.study.recipes.chain import Chain, Draft, spent, spent_by
 from torchbonsai.study.recipes.diversity import diversity
-from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.recipes.kit import Kit, check_only, look_at
 from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.recipes.words import points
 from torchbonsai.study.record import Arm, RunRecord
@@ -38,7 +38,7 @@ from torchbonsai.study.settings import Settings, names, once, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.gates import ByGates, LearnGates, Order
 from torchbonsai.study.stages.renew import Reinitialise
-from torchbonsai.study.stages.snapshots import Snapshot, Snapshots
+from torchbonsai.study.stages.snapshots import Snapshot, Snapshots, epochs_of
 from torchbonsai.study.stages.start import NewWeights
 from torchbonsai.study.statistics import paired
 
@@ -71,6 +71,8 @@ class PruningFromScratch(RecipeSettings):
         searches: Width searches on so many random initialisations, and on checkpoints of one run; 0: none.
         checkpoints: Of the run, beside its beginning.
         gate_batch: Images a step of the gates; default: as batch_size.
+        only: Modules whose channels have gates and may go, names or patterns; layer*.conv1: the inner channels of our
+            ResNets, which are what the code gates.
     """
 
     model: str = "vgg16_bn"
@@ -94,15 +96,16 @@ class PruningFromScratch(RecipeSettings):
     searches: int = 0
     checkpoints: int = 10
     gate_batch: int | None = added_later(None)
+    only: tuple[str, ...] = added_later(())
 
-    lists: ClassVar[tuple[str, ...]] = ("budgets", *Settings.lists)
+    lists: ClassVar[tuple[str, ...]] = ("budgets", "only", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = (
         *("epochs", "expand", "gate_lr", "sparsity", "strength"),
         *RecipeSettings.numbers,
     )
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a budget that is none, or numbers outside their range."""
+        """Raises ConfigError for a budget that is none, numbers out of range, or more checkpoints than epochs."""
         super().__post_init__()
         once("budgets", names(self.budgets))
         for budget in self.budgets:
@@ -111,8 +114,15 @@ class PruningFromScratch(RecipeSettings):
         if self.expand < 1 or self.gate_epochs < 1 or self.checkpoints < 1 or self.searches < 0 or self.searches == 1:
             got = f"{self.expand}, {self.gate_epochs}, {self.checkpoints}, {self.searches}"
             raise wrong("expand, gate_epochs and checkpoints must be at least 1, searches 0 or at least 2", got)
+        if self.searches:
+            epochs_of(self.checkpointed, self.start_epochs)
         if self.gate_batch is not None and self.gate_batch < 1:
             raise wrong("gate_batch must be at least 1", f"{self.gate_batch}")
+
+    @property
+    def checkpointed(self) -> tuple[float, ...]:
+        """The shares of the run after which widths are searched."""
+        return tuple(k / self.checkpoints for k in range(self.checkpoints + 1))
 
 
 class Recipe:
@@ -126,16 +136,20 @@ class Recipe:
         "widths by the global rank of the gates at a budget of MACs of the unexpanded network, training from new "
         "weights, Scratch-E (here equal-epochs) and Scratch-B, gates of a trained network to compare with. Ours: the "
         "last gates instead of those best on validation, no augmentation while gates are learned, norms that begin at "
-        "1, a floor of channels, training without the validation images, Nesterov, the other controls, and equal "
-        "compute."
+        "1, gates on every group of channels, where they are read (in residual networks the code gates the inner "
+        "channels alone: --only; behind a depthwise convolution that is not after the norm), a floor of channels, "
+        "training without the validation images, Nesterov, no weight decay on norms and biases, the other controls, "
+        "and equal compute."
     )
 
     def __init__(self, settings: PruningFromScratch) -> None:
         self.settings = settings
 
     def look(self, settings: Any) -> tuple[Material, dict[str, str]]:
-        """The model and the data."""
-        return look_at(settings)
+        """The model and the data; the names of modules, if there are any, against the model."""
+        material, places = look_at(settings)
+        check_only(material, settings.only)
+        return material, places
 
     def more_data(self, kit: Kit) -> dict[str, str]:
         """How far the network was expanded."""
@@ -157,14 +171,21 @@ class Recipe:
         config = LearnGates(
             kit.material.target, seed, kit.settings.numerics, s.sparsity, s.strength, s.gate_epochs, s.gate_lr
         )
-        config = replace(config, batch_size=s.gate_batch or s.batch_size, images=s.score_images)
+        config = replace(config, batch_size=s.gate_batch or s.batch_size, images=s.score_images, only=s.only)
         return Stage(config, {"model": frozen}, f"learning gates, seed {seed}")
 
     def _found(self, kit: Kit, frozen: Stage, gates: Stage | None, budget: str, order: Order, seed: int) -> Stage:
         """Step 3, and the new weights of step 4."""
         s = self.settings
         cut = ByGates(
-            kit.material.target, share_of(budget), seed, kit.settings.numerics, order, s.min_channels, s.round_to
+            kit.material.target,
+            share_of(budget),
+            seed,
+            kit.settings.numerics,
+            order,
+            s.min_channels,
+            s.round_to,
+            s.only,
         )
         parents = {"model": frozen, "dense": kit.new(seed)} | ({} if gates is None else {"gates": gates})
         widths = Stage(cut, parents, f"widths by gates ({order}) at {budget}, seed {seed}")
@@ -215,7 +236,7 @@ class Recipe:
         """The second claim: other random initialisations, and the checkpoints of one training run."""
         s, m, budget = self.settings, kit.material, self.settings.budgets[0]
         begins = {f"init {k}": self._expanded(kit, SEARCH * (seed + 1) + k) for k in range(1, s.searches + 1)}
-        shares = tuple(k / s.checkpoints for k in range(s.checkpoints + 1))
+        shares = s.checkpointed
         config = Snapshots(m.target, kit.settings.training(s.start_epochs, seed), kit.settings.numerics, shares)
         run = Stage(config, {"model": self._expanded(kit, seed)}, f"training run with checkpoints, seed {seed}")
         for number, share in enumerate(shares):
@@ -253,7 +274,7 @@ class Recipe:
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """Gates on random weights against each control, and whether they needed a trained network."""
-        found = []
+        found = self._learned(records)
         for budget, fairness in dict.fromkeys((r.arm.budget, r.arm.fairness) for r in records if r.arm.budget):
             here = [r for r in records if (r.arm.budget, r.arm.fairness) == (budget, fairness)]
             if fairness == DIVERSITY:
@@ -270,6 +291,24 @@ class Recipe:
             found.append(
                 f"At {budget} under {fairness}, test accuracy of gates on random weights minus that of {gaps}."
             )
+        return found
+
+    def _learned(self, records: Sequence[RunRecord]) -> list[str]:
+        """How far the gates came."""
+        found = []
+        for start in ("untrained", "trained"):
+            arm = (start, METHOD, "", EQUAL_EPOCHS)
+            own = [r for r in records if (r.arm.start, r.arm.method, r.arm.control, r.arm.fairness) == arm]
+            known = [*{r.seed: r.scored[0] for r in own if r.scored and "mean" in r.scored[0]}.values()]
+            if known:
+                mean, closed, whole, gates, steps = (
+                    sum(k[what] for k in known) / len(known) for what in ("mean", "closed", "open", "gates", "steps")
+                )
+                found.append(
+                    f"Gates on {start} weights, after {steps:.0f} steps: {mean:.2f} on average, which the penalty "
+                    f"pulls to {self.settings.sparsity:g}; of {gates:.0f}, {closed:.0f} are closed and {whole:.0f} "
+                    f"fully open (means over {len(known)} seeds)."
+                )
         return found
 
 

@@ -36,10 +36,10 @@ def points(interval: Interval) -> str:
 
 
 def shares(found: Mapping[int, Removed]) -> str:
-    """What an arm lost at equal accuracy, mean over seeds; how many seeds never reached it."""
+    """What an arm lost at equal accuracy, mean over seeds; in how many seeds no round was at its level."""
     never = sum(r.point is None for r in found.values())
     parts = [f"{mean(found, what):.0%} of the {NAMES.get(what, what)}" for what in SHARES]
-    return ", ".join(parts) + (f" (nothing in {never} of {len(found)} seeds, which never reached it)" if never else "")
+    return ", ".join(parts) + (f" (nothing in {never} of {len(found)} seeds, not even uncut)" if never else "")
 
 
 def at_tolerances(arms: Callable[[float], tuple[Mapping[int, Removed], Mapping[int, Removed]]], what: str) -> str:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchbonsai.core.config import added_later
 from torchbonsai.criteria.base import Loss, ScoringContext
 from torchbonsai.criteria.gate_saliency import GateSaliency
 from torchbonsai.data.batches import Batch, normalise
 from torchbonsai.data.splits import Splits
 from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import prune, trace
 from torchbonsai.selection.budget import Budget
 from torchbonsai.study.fairness import scoring_macs
@@ -31,6 +33,7 @@ class LearnGates:
     """Gates of every channel of the parent "model", whose weights stay frozen; see `GateSaliency`.
 
     batch_size: images a step of the gates. images: of the training split, or of unseen images where there are some.
+    only: modules whose channels have gates; none: all.
     """
 
     data: Images
@@ -42,6 +45,7 @@ class LearnGates:
     lr: float = 0.01
     batch_size: int = 128
     images: int = 50000
+    only: tuple[str, ...] = added_later(())
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class ByGates:
 
     order: "rank": the largest gates of all layers stay. "shuffled", the control: the same gates, dealt out to the
     channels of all layers at random. "drawn", the control: every layer's width drawn at random, scaled to the budget.
+    only: modules whose channels may go; none: all.
     """
 
     data: Images
@@ -59,6 +64,7 @@ class ByGates:
     order: Order = "rank"
     min_channels: int = 2
     round_to: int = 1
+    only: tuple[str, ...] = added_later(())
 
 
 @runs(LearnGates, "learn-gates", version=1)
@@ -68,16 +74,19 @@ def learn(config: LearnGates, inputs: Inputs, context: Context) -> Output:
     splits = opened(config.data, context.places)
     device = config.numerics.device
     module.to(device)
-    graph = trace(module, example(splits).to(device))
+    graph = restrict(trace(module, example(splits).to(device)), module, (), config.only or None)
     batches = to_learn_on(splits, config.images, config.batch_size)
     learner = GateSaliency(config.sparsity, config.strength, config.epochs, config.lr, seed=config.seed)
     found = ScoringContext(graph, module, batches, loss=loss_of(splits))
     gates = found.resolve(learner)
     samples = sum(len(y) for _, y in batches)
-    closed = torch.cat(list(gates.values())) == 0
+    values = torch.cat(list(gates.values())).double()
     result = {
-        "gates": len(closed),
-        "closed": int(closed.sum()),
+        "gates": len(values),
+        "closed": int((values == 0).sum()),
+        "open": int((values == 1).sum()),
+        "mean": float(values.mean()),
+        "steps": config.epochs * len(batches),
         "scoring_macs": found.details["forward_passes"] * scoring_macs(network.macs, samples),
     }
     return Output(result, {name: values.contiguous() for name, values in gates.items()})
@@ -93,17 +102,20 @@ def by_gates(config: ByGates, inputs: Inputs, context: Context) -> Output:
     module.to(device)
     image = example(splits).to(device)
     scores = inputs["gates"].tensors() if "gates" in inputs else {}
-    scores = ordered(trace(module, image), scores, config.order, config.seed)
+    graph = restrict(trace(module, image), module, (), config.only or None)
+    scores = ordered(graph, scores, config.order, config.seed)
     budget = Budget(macs=min(int(config.share * dense.macs), network.macs))
-    kept = {"round_to": config.round_to, "min_channels": config.min_channels}
+    kept = {"round_to": config.round_to, "min_channels": config.min_channels, "only": config.only or None}
     result = prune(module, image, budget=budget, criterion=Given(scores), **kept)  # type: ignore[arg-type]
     # The record's dense network is the unexpanded one, which the budget is of.
     dense_cost = {"dense_macs": dense.macs, "dense_params": dense.params, "dense_widths": dense.widths}
     small = replace(Network.cut(network, result), **dense_cost)  # type: ignore[arg-type]
     check = result.verification
     verification = {name: getattr(check, name) for name in ("exact", "max_rel_error", "dtype", "reason")}
-    learned = inputs["gates"].result["scoring_macs"] if "gates" in inputs else 0
-    return left(small, result.model.cpu(), verification=verification, scoring_macs=learned)
+    gates = inputs["gates"].result if "gates" in inputs else {}
+    learned = {name: gates[name] for name in ("gates", "closed", "open", "mean", "steps") if name in gates}
+    cost = gates.get("scoring_macs", 0)
+    return left(small, result.model.cpu(), verification=verification, scoring_macs=cost, scored=learned)
 
 
 def ordered(graph: ChannelGraph, gates: dict[str, Tensor], order: Order, seed: int) -> dict[str, Tensor]:

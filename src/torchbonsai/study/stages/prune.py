@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import ScoringContext
+from torchbonsai.criteria.linear_fit import LinearFit
 from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
@@ -146,4 +151,19 @@ def _left(network: Network, result: PruneResult, scoring: int, **more: Any) -> O
         "reason": check.reason,
     }
     small = Network.cut(network, result)
-    return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **more)
+    told = {"notes": [n for n in result.notes if n not in result.graph.notes], "scored": _scored(result.details)}
+    return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **told, **more)
+
+
+def _scored(details: Mapping[str, Any]) -> dict[str, float]:
+    """How sure the scores of linear filter ensembles are; nothing of other criteria."""
+    fits: list[LinearFit] = list(details.get("linear_fits", {}).values())
+    if not fits:
+        return {}
+    found = {
+        "channels": sum(len(fit.effects) for fit in fits),
+        "masks": sum(fit.masks for fit in fits),
+        "standard_error": float(torch.cat([fit.standard_errors for fit in fits]).median()),
+        "spread": float(torch.cat([fit.effects for fit in fits]).std()),
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}

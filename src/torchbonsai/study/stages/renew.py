@@ -29,7 +29,7 @@ def anew(config: Reinitialise, inputs: Inputs, context: Context) -> Output:
     network, module = taken(inputs["model"])
     how = reinitialise(module, network.model, list(network.widths.values()), config.seed)
     before = inputs["model"].result
-    carried = {what: before[what] for what in ("verification", "scoring_macs") if what in before}
+    carried = {what: before[what] for what in ("verification", "scoring_macs", "notes", "scored") if what in before}
     return left(replace(network, remade=how), module, **carried)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,33 @@ class Snapshots:
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for shares that do not ascend within [0, 1]."""
+        """Raises ConfigError for shares that do not ascend within [0, 1], or of which two are the same epoch."""
         if list(self.shares) != sorted(set(self.shares)) or not all(0 <= s <= 1 for s in self.shares):
             must = "shares of a run must ascend within [0, 1]"
             raise ConfigError(
                 message(must, f"{self.shares}", "a percentage instead of a share", "e.g. (0.0, 0.5, 1.0)")
             )
+        epochs_of(self.shares, self.training.epochs)
+
+
+def epochs_of(shares: Sequence[float], epochs: float) -> list[int]:
+    """The epoch whose end each share of a run is nearest to. Raises ConfigError where two have the same one.
+
+    >>> epochs_of((0.0, 0.5, 1.0), 3)
+    [0, 2, 3]
+    """
+    last = -int(-epochs // 1)
+    found = [round(share * last) for share in shares]
+    if len(set(found)) < len(found):
+        raise ConfigError(
+            message(
+                "every checkpoint of a run must be of another epoch",
+                f"shares {', '.join(f'{s:.0%}' for s in shares)} of {last} epochs, which are epochs {found}",
+                "more checkpoints than epochs",
+                "fewer checkpoints, or a longer run",
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,7 @@ def snapshots(config: Snapshots, inputs: Inputs, context: Context) -> Output:
     """One run with one schedule; every snapshot is on disk before the checkpoint that is past it."""
     network, module = taken(inputs["model"])
     module.to(config.numerics.device)
-    last = -int(-config.training.epochs // 1)
-    wanted = {number: round(share * last) for number, share in enumerate(config.shares)}
+    wanted = dict(enumerate(epochs_of(config.shares, config.training.epochs)))
     samples = dict.fromkeys((n for n, epoch in wanted.items() if epoch == 0), 0)
     first = context.team is None or context.team.rank == 0
     for number in samples if first else ():

@@ -20,10 +20,10 @@ DESIGNS = [("independent", 0.7), ("antithetic", 0.8), ("balanced", 0.75), ("hada
 class Additive(nn.Module):
     """relu(x) of 7 and 5 channels, read by linear layers: every channel adds to the output what it adds."""
 
-    def __init__(self):
+    def __init__(self, a=7, b=5):
         super().__init__()
-        self.a, self.b = nn.Linear(4, 7), nn.Linear(4, 5)
-        self.read_a, self.read_b = nn.Linear(7, 1), nn.Linear(5, 1)
+        self.a, self.b = nn.Linear(4, a), nn.Linear(4, b)
+        self.read_a, self.read_b = nn.Linear(a, 1), nn.Linear(b, 1)
 
     def forward(self, x):
         return self.read_a(self.a(x).relu()) + self.read_b(self.b(x).relu())
@@ -251,6 +251,7 @@ def test_wrong_settings_and_losses():
         {"ridge": -1},
         {"cut": 1.5},
         {"doubt": 0},
+        {"doubt": 0.5},
         {"precision": "bf16", "replay": False},
     ):
         with pytest.raises(ConfigError):
@@ -274,3 +275,27 @@ def test_ridge_needs_fewer_masks_than_channels():
         scores, context = scored(criterion, model, batches)
     assert all(values.isfinite().all() for values in scores.values())
     assert context.details["linear_fits"]["body.0"].masks == 9
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-6])
+def test_with_ridge_sampling_stops_no_sooner_than_least_squares_could(ridge):
+    """Additive: the ranking is known as soon as the effects are, from 64 + 3 masks on, and not from the first ten."""
+    model = seeded(lambda: Additive(64, 5)).double()
+    x = seeded(lambda: torch.randn(20, 4, dtype=torch.float64))
+    context = ScoringContext(tb.trace(model, x), model, [(x,)], output)
+    scores = context.resolve(LinearFilterEnsembles(masks_per_channel=50, cut=0.5, ridge=ridge))
+    fit, expected = context.details["linear_fits"]["a"], contributions(model, x)["a"]
+    assert fit.settled
+    assert 67 <= fit.masks < 100
+    assert torch.equal(scores["a"].argsort()[32:].sort().values, expected.argsort()[32:].sort().values)
+
+
+def test_fewer_masks_than_channels_settle_nothing():
+    model = seeded(Additive).double()
+    x = seeded(lambda: torch.randn(20, 4, dtype=torch.float64))
+    context = ScoringContext(tb.trace(model, x), model, [(x,)], output)
+    context.resolve(LinearFilterEnsembles(keep=0.75, masks_per_channel=0.6, cut=0.5, doubt=0.49, ridge=1e-3))
+    for fit in context.details["linear_fits"].values():
+        assert fit.masks < len(fit.effects) + 3
+        assert fit.settled is False
+        assert fit.standard_errors.isnan().all()

@@ -84,6 +84,29 @@ def test_what_masks_can_tell_apart():
     assert not identifiable(masks)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 10.0])
+def test_no_errors_where_masks_cannot_tell_the_channels_apart(ridge):
+    masks, effects = masks_of(6, 9), np.arange(6.0)
+    few, narrow = masks[:8], masks.copy()  # of six effects, an intercept and two to spare, one is missing
+    narrow[:, 2] = True
+    for some in (few, narrow):
+        fit = fit_linear(some, some @ effects, ridge)
+        assert fit.standard_errors.isnan().all()
+        assert np.isnan(fit.residual)
+        assert fit.effects.isfinite().all()
+        assert fit.doubt(0.5) == 0.5, "no knowledge is a coin's"
+    assert fit_linear(masks, masks @ effects, ridge).standard_errors.isfinite().all()
+
+
+def test_equal_masks_leave_nothing_for_the_errors():
+    """Each of three channels left out in turn, and none, ten times over: a fit goes through any four numbers."""
+    masks = np.tile(np.concatenate([~np.eye(3, dtype=bool), np.ones((1, 3), dtype=bool)]), (10, 1))
+    assert identifiable(masks)
+    assert fit_linear(masks, masks.prod(1).astype(float)).standard_errors.isnan().all()
+    fifth = np.concatenate([masks, [[False, False, True]]])
+    assert (fit_linear(fifth, fifth.prod(1).astype(float)).standard_errors > 0).all()
+
+
 def test_doubt_at_the_cut():
     def fit_with(effects, error):
         fit = fit_linear(masks_of(4, 20), masks_of(4, 20) @ np.array(effects, dtype=float))
@@ -94,6 +117,10 @@ def test_doubt_at_the_cut():
     assert apart.doubt(0.75) > 0.1, "the cut between 0 and 1 is not settled at this error"
     assert fit_with([0, 1, 10, 11], 100.0).doubt(0.5) > 0.4
     assert apart.doubt(1.0) == 0, "nothing is cut"
+    sure, unknown = fit_with([0, 1, 10, 11], 0.0), fit_with([0, 1, 10, 11], 0.0)
+    unknown.standard_errors[1] = torch.nan
+    assert (sure.doubt(0.5), unknown.doubt(0.5)) == (0, 0.5 / 4)
+    assert fit_with([0, 1, 10, 11], float("inf")).doubt(0.5) == 0.5
 
 
 def test_a_part_of_a_fit():

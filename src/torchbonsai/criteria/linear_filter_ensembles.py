@@ -44,10 +44,12 @@ class LinearFilterEnsembles:
     effects cannot be told apart yet (least squares needs n + 3). keep: the share of a group's channels that a mask
     leaves on. design: "independent", "antithetic", "balanced" or "hadamard" (`criteria.masks`). drawn: masks of one
     "layer" (group) at a time, or "global"ly, over all groups at once. performance: −"loss", or "accuracy" (of
-    `model(inputs).argmax(1)` against batch[1]). ridge: 0 is least squares. cut: sampling of a group ends once the
-    expected share of channels on the wrong side of the cut that keeps `cut` of them is at most `doubt`;
-    `masks_per_channel` is then the most. precision: "bf16" runs contractions in bfloat16, as under autocast.
-    replay=False runs one full forward a mask.
+    `model(inputs).argmax(1)` against batch[1]). ridge: 0 is least squares; more makes do with fewer masks than
+    channels, and draws effects towards zero, which the standard errors do not include. cut: sampling of a group ends
+    once the expected share of channels on the wrong side of the cut that keeps `cut` of them is at most `doubt` (below
+    1/2, which a coin reaches), and with ridge, too, not before least squares could tell them apart; `masks_per_channel`
+    is then the most. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False runs one full
+    forward a mask.
 
     After scoring, `details["linear_fits"]` of the context (and of `tb.prune`'s result) is {group: LinearFit}:
     standard errors, R², how many masks; `details["forward_passes"]` the masks in all, each worth one full forward.
@@ -83,7 +85,7 @@ class LinearFilterEnsembles:
         _choice("precision", self.precision, ("model", "bf16"))
         _between("keep", self.keep, 0, 1)
         _between("masks_per_channel", self.masks_per_channel, 0, math.inf)
-        _between("doubt", self.doubt, 0, 1)
+        _between("doubt", self.doubt, 0, 0.5)
         if self.cut is not None:
             _between("cut", self.cut, 0, 1)
         if self.ridge != 0:

@@ -3,9 +3,11 @@
 A knapsack would want one cost a channel, and there is none: a channel costs what its neighbours' widths make it cost.
 So costs are taken at a choice of widths (what the next unit of each group would save there), all channels are ranked by
 score per cost, the ranking is cut where the *exact* cost fits, and costs are taken anew at the widths that came out,
-until they come out again. Then whatever still fits is put back. Of all rounds, and of the plain ranking by score, the
-choice that keeps the largest sum of scores is taken. So it always fits, it is never worse than scope="global" by that
-sum, and no unit can be put back; that it is the best of all choices is not promised.
+until they come out again. Then what still fits and does not lower the sum of scores is put back. Of all rounds, and of
+the plain ranking by score, the choice that keeps the largest sum is taken. So it always fits, it is never worse than
+scope="global" by that sum, and no unit can be put back without harm; that it is the best of all choices is not
+promised. Channels of negative scores come first in every ranking, but as with scope="global" none leaves where the
+budget is met already.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Knapsack:
         return None if widths is None else self._filled(widths, ranking)
 
     def _filled(self, widths: Ints, ranking: Ranking) -> Ints:
-        """Put back removed units, the best-ranked first, as long as one fits."""
+        """Put back removed units that do no harm, the best-ranked first, as long as one fits."""
         blocked = widths >= self.bounds.most
         while not blocked.all():
             wider = self._wider(widths)
@@ -71,11 +73,11 @@ class Knapsack:
             group = int(last.argmax())
             trial = widths.copy()
             trial[group] = wider[group]
-            if self._fits(trial):
+            if self._gain(widths, trial) >= 0 and self._fits(trial):
                 widths = trial
                 blocked[group] = widths[group] >= self.bounds.most[group]
             else:
-                blocked[group] = True  # costs only grow from here
+                blocked[group] = True  # costs only grow from here, and after a harmful unit come worse channels
         return widths
 
     def _prices(self, widths: Ints) -> Floats:
@@ -92,11 +94,14 @@ class Knapsack:
         return prices
 
     def _ranking(self, prices: Floats) -> Ranking:
-        """By value per price; what costs nothing leaves last."""
+        """By value per price; what costs nothing leaves last.
+
+        What harms leaves before all else, the sooner the more it costs: by value times price.
+        """
         each = prices[self.graph.group_of_atom]
         with np.errstate(divide="ignore", invalid="ignore"):
             density = np.where(each > 0, self.values / each, np.inf)
-        return rank(self.graph, self.scores, density)
+        return rank(self.graph, self.scores, np.where(self.values < 0, self.values * each, density))
 
     def _position(self, ranking: Ranking, wider: Ints) -> Ints:
         """(n_groups,) when the worst channel of the next unit of each group left."""
@@ -110,6 +115,10 @@ class Knapsack:
 
     def _worth(self, widths: Ints) -> float:
         return float(self.values[self.ranking.kept(widths)].sum())
+
+    def _gain(self, widths: Ints, wider: Ints) -> float:
+        """What the channels between two choices add to the sum of scores."""
+        return float(self.values[self.ranking.kept(wider) & ~self.ranking.kept(widths)].sum())
 
     def _spent(self, widths: Ints) -> float:
         spent = self.meter.of(self.ranking.kept(widths))

@@ -84,7 +84,11 @@ def test_the_dense_network_of_equal_epochs_stands_in_every_budget() -> None:
 def test_budgets_that_are_not_equal_are_named() -> None:
     l1 = runs(Arm("untrained", "l1", "", "4x", "equal-epochs"), [0.8, 0.8, 0.8], macs=249_000)
     uniform = runs(Arm("untrained", "", "uniform-new", "4x", "equal-epochs"), [0.8, 0.8, 0.8], macs=243_000)
-    assert rows([*l1, *uniform])[0].uneven == ("uniform width, new weights",)
+    assert rows([*l1, *uniform])[0].uneven == ("uniform-new",)
+    assert (
+        "the uniform network from new weights (whose MACs differ by more than 2 %)"
+        in findings([*l1, *uniform])[0].sentence
+    )
     near = [dataclasses.replace(r, macs=246_000) for r in uniform]
     assert rows([*l1, *near])[0].uneven == ()
 

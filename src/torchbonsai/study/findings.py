@@ -13,6 +13,8 @@ ALPHA = 1 - LEVEL
 VARIES = "seeds vary initial weights, data order and random choices; the split is fixed"
 ONE_CHECKPOINT = "; every pretrained start is the same checkpoint, where seeds vary only what comes after it"
 
+UNEVEN = " (whose MACs differ by more than 2 %)"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -56,8 +58,15 @@ def _finding(budget: str, fairness: str, rows: list[Row]) -> Finding:
 
 def _questions(row: Row) -> list[tuple[str, str, Interval]]:
     left = f"{row.arm.start_name} {row.arm.method}"
-    pairs = (("the uniform network from new weights", row.vs_uniform), ("random channels at its widths", row.vs_random))
-    return [(left, right, interval) for right, interval in pairs if interval is not None]
+    pairs = (
+        ("the uniform network from new weights", "uniform-new", row.vs_uniform),
+        ("random channels at its widths", "random-widths", row.vs_random),
+    )
+    return [
+        (left, right + (UNEVEN if kind in row.uneven else ""), interval)
+        for right, kind, interval in pairs
+        if interval is not None
+    ]
 
 
 def _sentence(budget: str, fairness: str, rows: list[Row], differences: tuple[Difference, ...]) -> str:

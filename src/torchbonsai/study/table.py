@@ -17,7 +17,7 @@ TOLERANCE = 0.02
 class Row:
     """An arm over its seeds. accuracy: on the test set. vs_uniform, vs_random: accuracy minus that of the uniform
     network from new weights, and of random channels at the same widths, paired by seed; None where it is that control
-    or has none. uneven: which control's MACs differ by more than 2 %."""
+    or has none. uneven: which kinds of control have MACs that differ by more than 2 %."""
 
     arm: Arm
     records: tuple[RunRecord, ...]
@@ -92,7 +92,7 @@ def _compared(row: Row, others: dict[Arm, Row]) -> Row:
         row,
         vs_uniform=_difference(row, uniform),
         vs_random=_difference(row, chance),
-        uneven=tuple(o.arm.name for o in (uniform, chance) if o is not None and _uneven(row, o)),
+        uneven=tuple(o.arm.control for o in (uniform, chance) if o is not None and _uneven(row, o)),
     )
 
 

@@ -68,6 +68,6 @@ def test_how_sure_the_scores_are_is_told_and_recorded(study: tuple[Path, list[Ru
     assert l1.scored == ()
     for told in lfe.scored:
         assert told["masks"] >= 4 * told["channels"]
-        assert 0 < told["standard_error"]
+        assert told["standard_error"] > 0
     (sentence,) = (s for s in read_study(out).about.sentences if "standard error" in s)
     assert sentence.startswith("lfe under equal-epochs: ")

@@ -163,7 +163,7 @@ def _scored(details: Mapping[str, Any]) -> dict[str, float]:
     found = {
         "channels": sum(len(fit.effects) for fit in fits),
         "masks": sum(fit.masks for fit in fits),
-        "standard_error": float(torch.cat([fit.standard_errors for fit in fits]).median()),
+        "standard_error": float(torch.cat([fit.standard_errors for fit in fits]).nanmedian()),
         "spread": float(torch.cat([fit.effects for fit in fits]).std()),
     }
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -30,9 +30,10 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"Accuracy in % on one half of the test set ({said['told_on']} images); scores from {said['images']} images "
         "of the other half, since the networks have memorised the training set. Cut: "
-        f"{', '.join(said['only']) or 'all groups'}. Intervals: 95 % by Student's t over the draws of calibration "
-        "images (random: over seeds) on one checkpoint; not over trainings. One value, no interval: the method needs "
-        f"no images. lfe: {said['masks']:g} masks a channel, precision {said['precision']}.",
+        f"{', '.join(said['only']) or 'all groups'}. Nothing is trained and no batch norm recalibrated after the cut. "
+        f"{reached(record['cells'])} Intervals: 95 % by Student's t over {said['draws']} draws of calibration images "
+        "(lfe: of images and masks; random: seeds) on one checkpoint; not over trainings. One value, no interval: the "
+        f"method needs no images. lfe: {said['masks']:g} masks a channel, precision {said['precision']}.",
         "",
         f"| network | scope | MACs removed | {' | '.join(methods)} |",
         f"|---|---|---|{'---|' * len(methods)}",
@@ -53,24 +54,43 @@ def gathered(cells: dict[str, Any]) -> dict[tuple[int, str, float, str], list[fl
     return values
 
 
+def reached(cells: dict[str, Any]) -> str:
+    """How far the MACs that went are from those that were asked for."""
+    beyond = [1 - float(name.split()[4]) - cell["macs"] for name, cell in cells.items()]
+    return f"MACs removed: those asked for, and at most {100 * max(beyond):.1f} points more."
+
+
+def bounds(accuracies: list[float]) -> tuple[float, float]:
+    """The 95 % interval in %, or the value twice where there is one alone."""
+    mean, n = 100 * float(np.mean(accuracies)), len(accuracies)
+    half = 100 * float(np.std(accuracies, ddof=1)) / n**0.5 * float(student.ppf(0.975, n - 1)) if n > 1 else 0.0
+    return mean - half, mean + half
+
+
 def interval(accuracies: list[float]) -> str:
     """Mean ± half the interval."""
     if not accuracies:
         return "–"
     mean, n = 100 * float(np.mean(accuracies)), len(accuracies)
-    if n == 1:
-        return f"{mean:.1f}"
-    half = 100 * float(np.std(accuracies, ddof=1)) / n**0.5 * float(student.ppf(0.975, n - 1))
-    return f"{mean:.1f} ± {half:.1f} (n={n})"
+    return f"{mean:.1f}" if n == 1 else f"{mean:.1f} ± {bounds(accuracies)[1] - mean:.1f} (n={n})"
 
 
 def worst(values: dict[Any, list[float]], settings: list[Setting], methods: list[str]) -> list[str]:
-    """In how many settings each method has the lowest, and the highest, mean."""
-    lines = ["| method | worst of all in | best of all in | of settings |", "|---|---|---|---|"]
+    """In how many settings each method has the lowest and the highest mean, and stands apart from random."""
+    lines = [
+        "Is random the worst? In how many settings the method has the lowest mean of all, the highest, and an interval "
+        "wholly above or below random's:",
+        "",
+        "| method | worst of all in | best of all in | clearly above random | clearly below | of |",
+        "|---|---|---|---|---|---|",
+    ]
     full = [s for s in settings if all((*s, m) in values for m in methods)]
     means = {s: {m: float(np.mean(values[*s, m])) for m in methods} for s in full}
     for method in methods:
         low = sum(min(row, key=row.__getitem__) == method for row in means.values())
         high = sum(max(row, key=row.__getitem__) == method for row in means.values())
-        lines.append(f"| {method} | {low} | {high} | {len(full)} |")
+        ranges = [(bounds(values[*s, method]), bounds(values[*s, "random"])) for s in full if "random" in methods]
+        above, below = sum(a[0] > b[1] for a, b in ranges), sum(a[1] < b[0] for a, b in ranges)
+        apart = "– | –" if method == "random" else f"{above} | {below}"
+        lines.append(f"| {method} | {low} | {high} | {apart} | {len(full)} |")
     return lines

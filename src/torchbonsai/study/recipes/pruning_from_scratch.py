@@ -19,7 +19,7 @@ network; and the dense network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +27,7 @@ from torchbonsai.core.config import added_later
 from torchbonsai.models.build import takes_width
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest, stretched_epochs
+from torchbonsai.study.findings import ALPHA
 from torchbonsai.study.recipes.chain import Chain, Draft, spent, spent_by
 from torchbonsai.study.recipes.diversity import diversity
 from torchbonsai.study.recipes.kit import Kit, check_only, look_at
@@ -40,7 +41,7 @@ from torchbonsai.study.stages.gates import ByGates, LearnGates, Order
 from torchbonsai.study.stages.renew import Reinitialise
 from torchbonsai.study.stages.snapshots import Snapshot, Snapshots, epochs_of
 from torchbonsai.study.stages.start import NewWeights
-from torchbonsai.study.statistics import paired
+from torchbonsai.study.statistics import Interval, holm, paired
 
 SCRATCH_B = "scratch-b"
 """The paper's budget training: epochs in the inverse proportion of the MACs, the search not counted."""
@@ -287,9 +288,11 @@ class Recipe:
                 "widths drawn at random": _by_seed(here, "untrained", "drawn-widths"),
                 "uniform width": _by_seed(here, "untrained", "uniform-new"),
             }
-            gaps = "; ".join(f"{name} {points(paired(own, other))}" for name, other in others.items())
+            gaps = {name: paired(own, other) for name, other in others.items()}
+            told = "; ".join(f"{name} {points(gap)}" for name, gap in gaps.items())
             found.append(
-                f"At {budget} under {fairness}, test accuracy of gates on random weights minus that of {gaps}."
+                f"At {budget} under {fairness}, test accuracy of gates on random weights minus that of {told}. "
+                f"{_standing(gaps)}"
             )
         return found
 
@@ -314,3 +317,13 @@ class Recipe:
 
 def _by_seed(records: Sequence[RunRecord], start: str, control: str) -> dict[int, float]:
     return {r.seed: r.test_accuracy for r in records if (r.arm.start, r.arm.control) == (start, control)}
+
+
+def _standing(gaps: Mapping[str, Interval]) -> str:
+    """Which of several differences are shown when all of them are asked for."""
+    asked = {name: gap.p for name, gap in gaps.items() if gap.p is not None}
+    adjusted = dict(zip(asked, holm([*asked.values()]), strict=True))
+    shown = [name for name, p in adjusted.items() if p < ALPHA]
+    if not asked:
+        return "There are too few seeds for an interval."
+    return f"With Holm's correction at {ALPHA:.0%} over these {len(asked)}, shown: {', '.join(shown) or 'none'}."

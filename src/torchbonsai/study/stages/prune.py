@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from torchbonsai.criteria.apoz import APoZ
@@ -15,7 +16,8 @@ from torchbonsai.criteria.linear_fit import LinearFit
 from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
-from torchbonsai.selection.budget import Budget, ceiling, nearest, share
+from torchbonsai.selection.budget import Budget, ceiling, share
+from torchbonsai.selection.ladder import Bounds, floors, uniform_ladder
 from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.methods import Method, criterion_of, needs_images, passes_of
 from torchbonsai.study.numerics import Numerics
@@ -100,14 +102,24 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
 
 
 def _budget(config: Prune, network: Network) -> Budget:
-    """A share of the dense network's, said of the network as it is; one share of every layer as widths, exactly."""
+    """A share of the dense network's, said of the network as it is; one share of every layer as widths."""
+    if config.scope == "uniform" and config.of == "channels":
+        return Budget(widths=one_share(network, config.share, config.round_to, config.min_channels))
     if network.plan is None:
         return Budget(**{config.of: config.share})  # type: ignore[arg-type]
-    if config.scope == "uniform" and config.of == "channels":
-        floor, part = config.min_channels, share(config.share)
-        return Budget(widths={n: max(min(floor, w), nearest(part, w)) for n, w in network.dense_widths.items()})
     dense = {"macs": network.dense_macs, "params": network.dense_params, "channels": sum(network.dense_widths.values())}
     return Budget(**{config.of: max(1, ceiling(config.share, dense[config.of]))})  # type: ignore[arg-type]
+
+
+def one_share(network: Network, part: float, round_to: int, min_channels: int) -> dict[str, int]:
+    """{group: channels} at one share of every dense width, as a selection with scope "uniform" begins: rounded down to
+    multiples of `round_to`, but not below the floor; and never wider than the network is now."""
+    dense = np.array([*network.dense_widths.values()])
+    now = np.array([network.widths[name] for name in network.dense_widths])
+    multiples, least = np.full_like(dense, round_to), np.full_like(dense, min_channels)
+    bounds = Bounds(now, floors(dense, least, multiples), multiples, least)
+    widths = uniform_ladder(dense, bounds, share(part)).widths(0)
+    return dict(zip(network.dense_widths, widths.tolist(), strict=True))
 
 
 @runs(Trim, "trim", version=1)
@@ -135,7 +147,8 @@ def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Out
     network, module = taken(inputs["model"])
     image = example(opened(config.data, context.places))
     like = Network.of(inputs["like"])
-    widths = {name: n for name, n in like.widths.items() if n < network.widths[name]}
+    narrower = {name: n for name, n in like.widths.items() if n < network.widths[name]}
+    widths = narrower or network.widths  # where widths are rounded, a round may cut nothing
     criterion = criterion_of(Method("random"), config.seed)
     device = config.numerics.device
     result = cut(module.to(device), image.to(device), budget=Budget(widths=widths), criterion=criterion)

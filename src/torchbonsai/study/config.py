@@ -84,6 +84,4 @@ def config_of(**settings: Any) -> CompareConfig:
     spelled: dict[str, Any] = {
         k: str(v) if k in ("out", "data_dir", "source") and v else v for k, v in settings.items()
     }
-    if "seeds" in spelled:
-        spelled["seeds"] = seeds(spelled["seeds"])
     return CompareConfig(**spelled)

@@ -94,7 +94,9 @@ class Settings:
             object.__setattr__(self, name, names(getattr(self, name)))
         for name in self.numbers:  # 2 and 2.0 are one setting, and one identity
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, float(getattr(self, name)))
+                object.__setattr__(self, name, number(name, getattr(self, name)))
+        object.__setattr__(self, "seeds", seeds(self.seeds))
+        object.__setattr__(self, "milestones", tuple(number("milestones", m) for m in names(self.milestones)))
         once("seeds", self.seeds)
         if self.round_to < 1 or self.score_images < 1 or (self.workers is not None and self.workers < 0):
             raise wrong(
@@ -106,7 +108,6 @@ class Settings:
             raise wrong("precision='auto' chooses channels_last and compile too: leave them out, or say all three", got)
         if self.precision == "auto" and self.devices > 1:
             raise wrong("precision='auto' measures one device; with several say which", f"devices={self.devices}")
-        object.__setattr__(self, "milestones", tuple(map(float, self.milestones)))
         if self.schedule != "step" and self.milestones != type(self).milestones:
             raise wrong(
                 "milestones, other than 0.5 and 0.75, are for schedule='step'",
@@ -191,6 +192,14 @@ def names(value: Any) -> tuple[str, ...]:
     """One name or number or several, with commas or without, as a tuple of texts."""
     several = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     return tuple(part.strip() for entry in several for part in str(entry).split(",") if part.strip())
+
+
+def number(name: str, value: Any) -> float:
+    """The number that `value` is, or says as text. Raises ConfigError for what is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise wrong(f"{name} must be a number", repr(value)) from None
 
 
 def seeds(value: int | Iterable[int]) -> tuple[int, ...]:

@@ -61,12 +61,54 @@ def test_settings_of_one_s_own_and_what_wins(tmp_path: Path) -> None:
     assert read(path, "network-trimming", lr=0.1) == {"rounds": 3, "lr": 0.1, "augment": ("flip",)}
 
 
+def test_one_value_stands_for_a_list_and_a_number_of_seeds_for_the_first_ones(tmp_path: Path) -> None:
+    text = 'recipe = "network-trimming"\nseeds = 3\nmilestones = 0.5\nschedule = "step"\nonly = "conv2"\n'
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    found = RECIPES["network-trimming"].config(**read(path))
+    assert (found.seeds, found.milestones, found.only) == ((0, 1, 2), (0.5,), ("conv2",))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_in_python_too(name: str) -> None:
+    config = RECIPES[name].config
+    assert config(seeds=5) == config(seeds=[0, 1, 2, 3, 4]) == config(seeds=(0, 1, 2, 3, 4))
+    assert config(seeds=5).identity == config(seeds=(0, 1, 2, 3, 4)).identity
+    assert config(seeds=[5]).seeds == (5,), "which, not how many"
+    assert config(schedule="step", milestones=0.3).milestones == (0.3,)
+    assert config(schedule="step", milestones="0.3,0.6").milestones == (0.3, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"seeds": "5"}, "seeds must be a number of them"),
+        ({"seeds": 2.0}, "seeds must be a number of them"),
+        ({"seeds": True}, "seeds must be a number of them"),
+        ({"seeds": [0, "1"]}, "seeds must be a number of them"),
+        ({"seeds": 0}, "seeds must name at least one"),
+        ({"seeds": (1, 1)}, "seeds must name at least one"),
+        ({"milestones": "half"}, "milestones must be a number"),
+        ({"milestones": None}, "milestones must be a number"),
+        ({"lr": "fast"}, "lr must be a number"),
+        ({"start_epochs": (1, 2)}, "start_epochs must be a number"),
+    ],
+)
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_neither_is_one_error(name: str, setting: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        RECIPES[name].config(**setting)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("gate_rate = 0.1", "gate_rate.*"),
         ('recipe = "network-trimming"', "must be for pruning-from-scratch"),
         ('recipe = "x"', "must be for pruning-from-scratch"),
+        ('recipe = ["pruning-from-scratch"]', "must be for pruning-from-scratch"),
+        ("seeds = [0, 1.5]", "seeds must be tuple"),
+        ("seeds = '3'", "seeds must be tuple"),
         ("[lr]\nx = 1", "lr must be float"),
         ("lr = true", "lr must be float"),
         ("lr = [0.1, 0.2]", "lr must be float"),

@@ -51,6 +51,9 @@ def test_a_run_ends_in_records_a_network_and_a_report(tmp_path: Path, capsys: py
     ("arguments", "says"),
     [
         (["bonsai-hypothesis", "--budget", "5"], "a budget is what to keep"),
+        (["pretraining-impact", "--budget", "5"], "a budget is what to keep"),
+        (["pretraining-impact", "--budget", "4x", "--share", "0.1"], "share and budget say one thing in two ways"),
+        (["pruning-from-scratch", "--budget", "25%", "--budgets", "50%"], "budgets and budget say one thing"),
         (["linear-filter-ensembles", "--methods", "l3"], "a method is one of ours"),
         (["pretraining-impact", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["network-trimming", "--data", "fashion-target", "--only", "conv9", "--workers", "0"], "conv9"),
@@ -64,6 +67,41 @@ def test_bad_input_is_one_error(
     known = [] if "pruning-from-scratch" in arguments else ["--rounds", "1", "--round-epochs", "1"]
     assert main(["recipe", *arguments, *tiny, *known, "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("bonsai-hypothesis", "Channels to keep"),
+        ("pretraining-impact", "filters of every layer to keep"),
+        ("linear-filter-ensembles", "MACs to keep"),
+        ("pruning-from-scratch", "MACs to keep"),
+        ("network-trimming", "parameters to keep"),
+    ],
+)
+def test_every_recipe_takes_a_budget_and_says_what_it_counts(
+    name: str, counts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tyro.cli(recipe.Arguments, args=[name, "--budget", "40%"], config=recipe.MARKERS)
+    found: Any = settings.recipe
+    assert "40%" in (found.budgets if name == "pruning-from-scratch" else [found.budget])
+    with pytest.raises(SystemExit):
+        main(["recipe", name, "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--budget " in text
+    assert counts in text
+
+
+def test_a_budget_of_the_command_line_wins_over_what_the_file_calls_otherwise(tmp_path: Path) -> None:
+    for budget in (["--budget", "25%"], ["--budget=25%"], ["--budgets", "25%"]):
+        own = ["pruning-from-scratch", *budget, "--config", "pfs-imagenet-resnet50"]
+        found: Any = tyro.cli(recipe.Arguments, args=recipe.expanded(own), config=recipe.MARKERS).recipe
+        assert (found.budgets, found.weight_decay) == (("25%",), 4e-5)
+    path = tmp_path / "mine.toml"
+    path.write_text("share = 0.2\nlr = 0.3\n", encoding="utf-8")
+    own = ["pretraining-impact", "--config", str(path), "--budget", "4x"]
+    found = tyro.cli(recipe.Arguments, args=recipe.expanded(own), config=recipe.MARKERS).recipe
+    assert (found.budget, found.share, found.lr) == ("4x", None, 0.3)
 
 
 def test_a_file_s_settings_stand_before_those_of_the_command_line() -> None:

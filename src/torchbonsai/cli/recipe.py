@@ -62,7 +62,9 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     place = next((n for n, text in enumerate(own) if text in RECIPES), None)
     if given.config is None or place is None:
         return list(arguments)
-    options = _options(from_file.read(given.config, own[place]))
+    said = [text.partition("=")[0].removeprefix("--").replace("-", "_") for text in own if text.startswith("--")]
+    found = from_file.read(given.config, own[place])
+    options = _options(from_file.without(found, said, RECIPES[own[place]].config.either))
     return [*own[: place + 1], *options, *own[place + 1 :]]
 
 

@@ -133,8 +133,22 @@ def test_what_is_no_setting_is_refused(tmp_path: Path, text: str, says: str) -> 
         read("pfs-imagenet-resnet5", "pruning-from-scratch")
 
 
+def test_one_way_of_saying_it_wins_over_the_file_s_other(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('rounds = 3\nbudget = "4x"\n', encoding="utf-8")
+    assert read(path, "pretraining-impact") == {"rounds": 3, "budget": "4x"}
+    assert read(path, "pretraining-impact", share=0.2) == {"rounds": 3, "share": 0.2}
+    assert read("pfs-imagenet-resnet50", budget=("25%",))["budget"] == ("25%",)
+    assert PruningFromScratch(**read("pfs-imagenet-resnet50", budget="25%")).budgets == ("25%",)
+    path.write_text('budget = "25%"\n', encoding="utf-8")
+    assert PruningFromScratch(**read(path, "pruning-from-scratch")).budgets == ("25%",)
+    path.write_text('budget = "25%"\nbudgets = "50%"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="budgets and budget say one thing"):
+        PruningFromScratch(**read(path, "pruning-from-scratch"))
+
+
 def test_fields_that_came_later_leave_old_identities_alone() -> None:
-    later = {"milestones", "decay_depthwise", "gate_batch"}
+    later = {"milestones", "decay_depthwise", "gate_batch", "budget"}
     before = {k: v for k, v in plain(PruningFromScratch()).items() if k != "type"}
     assert not later & set(before)
     places = ("out", "data_dir", "workers")

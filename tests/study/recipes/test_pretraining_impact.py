@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_recipes import arms, followed, made_up, of
 from torch import nn
 
 import torchbonsai as tb
+from torchbonsai.core.config import plain
 from torchbonsai.models.bonsai_small import bonsai_small
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.models.libraries import LIBRARIES
@@ -125,8 +127,29 @@ def test_a_library_s_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(same) >= 4, "all but the fresh head and the statistics"
 
 
+def test_a_budget_is_what_is_left_of_every_layer_after_the_last_round(tmp_path: Path) -> None:
+    settings = SMALL | {"share": None, "budget": "4x", "seeds": (3,), "start_epochs": 1, "source_epochs": 1}
+    records = followed("pretraining-impact", tmp_path, **settings | {"equal_compute": False})
+    for r in of(records, ""):
+        assert [[*point.widths.values()] for point in r.rounds] == [[16, 16, 32, 32], [8, 8, 16, 16], [4, 4, 8, 8]]
+        assert r.arm.budget == "4x"
+
+
+def test_a_share_that_is_said_and_one_that_follows() -> None:
+    usual = PretrainingImpact()
+    assert (usual.share, usual.left, usual.identity) == (0.1, 0.9, PretrainingImpact(share=0.1).identity)
+    assert "budget" not in plain(usual), "the identity that studies without one always had"
+    asked = PretrainingImpact(budget="4x", rounds=5)
+    assert replace(asked, lr=0.3).left == asked.left
+    assert asked.left**5 == pytest.approx(0.25)
+
+
 def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(tb.ConfigError, match="share"):
         PretrainingImpact(share=1.0)
+    with pytest.raises(tb.ConfigError, match="a budget is what to keep"):
+        PretrainingImpact(budget="5")
+    with pytest.raises(tb.ConfigError, match="share and budget say one thing"):
+        PretrainingImpact(share=0.1, budget="4x")
     with pytest.raises(tb.ConfigError, match="source_epochs"):
         PretrainingImpact(source="weights", source_epochs=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,21 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         PruningFromScratch(expand=0.5)
     with pytest.raises(tb.ConfigError, match="budget"):
         PruningFromScratch(budgets=("200%",))
+    with pytest.raises(tb.ConfigError, match="budget"):
+        PruningFromScratch(budget=("200%",))
+    for budgets in ("50%", "25%"):
+        with pytest.raises(tb.ConfigError, match="budgets and budget say one thing"):
+            PruningFromScratch(budgets=(budgets,), budget=("25%",))
+
+
+def test_budget_is_another_name_of_budgets() -> None:
+    usual = PruningFromScratch()
+    assert usual.budgets == ("50%",)
+    assert PruningFromScratch(budget=("50%",)) == usual == replace(usual, lr=usual.lr)
+    several = PruningFromScratch(budget=("50%,25%",))
+    assert several == PruningFromScratch(budgets=("50%", "25%"))
+    assert several.identity == PruningFromScratch(budgets=("50%", "25%")).identity
+    assert replace(several, lr=0.2).budgets == ("50%", "25%")
 
 
 def test_two_checkpoints_are_never_the_same_weights() -> None:

@@ -7,6 +7,7 @@ settings = RECIPES["pruning-from-scratch"].config(**from_file.read("pfs-imagenet
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -44,11 +45,18 @@ def read(config: str | Path, recipe: str | None = None, **instead: Any) -> dict[
     unknown = [key for key in (*found, *instead) if key not in known]
     if unknown:
         raise wrong(f"{config} must hold settings of {meant}: {RECIPE}, {', '.join(known)}", ", ".join(unknown))
+    found = without(found, instead, RECIPES[meant].config.either)
     hints = get_type_hints(RECIPES[meant].config)
     for key, value in found.items():
         if not _fits(value, hints[key]):
             raise wrong(f"{config}: {key} must be {_said(hints[key])}", repr(value))
     return {key: tuple(v) if isinstance(v, list) else v for key, v in (found | instead).items()}
+
+
+def without(found: Mapping[str, Any], said: Collection[str], either: Collection[str]) -> dict[str, Any]:
+    """The settings that stay: those that say in one way what `said` says in another (`either`) have lost to it."""
+    lost = either if any(name in either for name in said) else ()
+    return {key: value for key, value in found.items() if key not in lost}
 
 
 def _fits(value: Any, hint: Any) -> bool:

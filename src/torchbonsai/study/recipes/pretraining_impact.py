@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+from torchbonsai.core.config import added_later
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
 from torchbonsai.study.look import doubt, source_of
@@ -28,7 +29,7 @@ from torchbonsai.study.recipes.kit import Kit, look_at
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import at_tolerances, points, shares
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.settings import Settings, wrong
+from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights
 
@@ -49,10 +50,12 @@ class PretrainingImpact(RoundSettings):
             library's model (timm:, torchvision:, hf:) trained. Default: the usual source of the data set.
         source_epochs: Training on a source data set; default: as start_epochs.
         start_epochs: Training on the target before the first cut: fine-tuning, or training from scratch.
-        share: Of the filters of every layer that are left, how many go in a round.
+        share: Of the filters of every layer that are left, how many go in a round. Default: 0.1.
         methods: What scores.
         tolerance: How far validation accuracy may fall below that of the start's own dense network after as many rounds
             (0.01 is a point).
+        budget: Instead of share: filters of every layer to keep after the last round (4x: a quarter), the same share a
+            round.
     """
 
     model: str = "vgg16_bn"
@@ -65,21 +68,35 @@ class PretrainingImpact(RoundSettings):
     rounds: int = 12
     round_epochs: float = 4.0
     min_channels: int = 2
-    share: float = 0.1
+    share: float | None = None
     methods: tuple[str, ...] = ("l1",)
     tolerance: float = 0.01
+    budget: str | None = added_later(None)
 
+    usual_share: ClassVar[float] = 0.1
+    either: ClassVar[tuple[str, ...]] = ("share", "budget")
     lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = ("source_epochs", "share", "tolerance", *RoundSettings.numbers)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a method that is none, or numbers outside their range."""
+        """Raises ConfigError for a method or a budget that is none, or numbers outside their range."""
         super().__post_init__()
         check_methods(self.methods)
-        if not 0 < self.share < 1 or not 0 <= self.tolerance < 1:
+        if self.budget is not None:
+            share_of(self.budget)
+        elif self.share is None:
+            object.__setattr__(self, "share", self.usual_share)
+        if (self.share is not None and not 0 < self.share < 1) or not 0 <= self.tolerance < 1:
             raise wrong("share must be within (0, 1), tolerance within [0, 1)", f"{self.share}, {self.tolerance}")
         if self.source == WEIGHTS and self.source_epochs is not None:
             raise wrong("source_epochs needs a source that is trained here, a data set", f"source={WEIGHTS}")
+
+    @property
+    def left(self) -> float:
+        """Of the filters of every layer that are left, how many a round leaves."""
+        if self.budget is not None:
+            return share_of(self.budget) ** (1 / self.rounds)
+        return 1 - (self.share or self.usual_share)
 
 
 class Recipe(Iterative):
@@ -111,8 +128,8 @@ class Recipe(Iterative):
 
     @property
     def reached(self) -> str:
-        """How far the curve goes."""
-        return f"{self.settings.rounds}-rounds"
+        """How far the curve goes: the budget, or after how many rounds."""
+        return self.settings.budget or f"{self.settings.rounds}-rounds"
 
     @property
     def before(self) -> tuple[float, ...]:
@@ -138,7 +155,7 @@ class Recipe(Iterative):
 
     def cut(self, kit: Kit, method: str, seed: int, model: Stage, number: int) -> Stage:
         """Step 2: the same share of the filters of every layer."""
-        share = round((1 - self.settings.share) ** (number + 1), 9)
+        share = round(self.settings.left ** (number + 1), 9)
         config = replace(kit.prune(method, share, seed), scope="uniform", of="channels")
         return Stage(config, {"model": model}, f"{method}, round {number + 1}, seed {seed}")
 

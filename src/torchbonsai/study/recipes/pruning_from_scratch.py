@@ -35,7 +35,7 @@ from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.recipes.words import points
 from torchbonsai.study.record import Arm, RunRecord
 from torchbonsai.study.runs import Finished
-from torchbonsai.study.settings import Settings, names, once, share_of, wrong
+from torchbonsai.study.settings import Settings, once, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.gates import ByGates, LearnGates, Order
 from torchbonsai.study.stages.renew import Reinitialise
@@ -60,7 +60,7 @@ class PruningFromScratch(RecipeSettings):
     validation, all controls but gates on a trained network, and equal compute.
 
     Attributes:
-        budgets: MACs to keep, of the unexpanded network: 50%, or several.
+        budgets: MACs to keep, of the unexpanded network: 50%, or several. Default: 50%.
         epochs: Of training the widths that were found, and the dense network.
         score_images: Training images that gates are learned on.
         expand: Widths of the network that gates are learned on, as a multiple; 1 where the factory takes no width.
@@ -74,6 +74,7 @@ class PruningFromScratch(RecipeSettings):
         gate_batch: Images a step of the gates; default: as batch_size.
         only: Modules whose channels have gates and may go, names or patterns; layer*.conv1: the inner channels of our
             ResNets, which are what the code gates.
+        budget: Another name of budgets, as in the other recipes.
     """
 
     model: str = "vgg16_bn"
@@ -86,7 +87,7 @@ class PruningFromScratch(RecipeSettings):
     start_epochs: float = 160.0
     score_images: int = 50000
     min_channels: int = 2
-    budgets: tuple[str, ...] = ("50%",)
+    budgets: tuple[str, ...] = ()
     epochs: float = 160.0
     expand: float = 1.25
     gate_epochs: int = 10
@@ -98,8 +99,11 @@ class PruningFromScratch(RecipeSettings):
     checkpoints: int = 10
     gate_batch: int | None = added_later(None)
     only: tuple[str, ...] = added_later(())
+    budget: tuple[str, ...] = added_later(())
 
-    lists: ClassVar[tuple[str, ...]] = ("budgets", "only", *Settings.lists)
+    usual_budgets: ClassVar[tuple[str, ...]] = ("50%",)
+    either: ClassVar[tuple[str, ...]] = ("budgets", "budget")
+    lists: ClassVar[tuple[str, ...]] = ("budgets", "budget", "only", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = (
         *("epochs", "expand", "gate_lr", "sparsity", "strength"),
         *RecipeSettings.numbers,
@@ -108,7 +112,9 @@ class PruningFromScratch(RecipeSettings):
     def __post_init__(self) -> None:
         """Raises ConfigError for a budget that is none, numbers out of range, or more checkpoints than epochs."""
         super().__post_init__()
-        once("budgets", names(self.budgets))
+        object.__setattr__(self, "budgets", self.budgets or self.budget or self.usual_budgets)
+        object.__setattr__(self, "budget", ())  # two names are one setting, and one identity
+        once("budgets", self.budgets)
         for budget in self.budgets:
             share_of(budget)
         self.training(self.epochs, 0)

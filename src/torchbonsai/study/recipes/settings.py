@@ -26,11 +26,17 @@ class RecipeSettings(Settings):
     equal_compute: bool = True
 
     numbers: ClassVar[tuple[str, ...]] = ("width", "start_epochs", *Settings.numbers)
+    either: ClassVar[tuple[str, ...]] = ()
+    """Settings that say one thing in several ways: one of them may be given."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one."""
         super().__post_init__()
         self.training(self.start_epochs, 0)
+        given = [name for name in self.either if getattr(self, name) not in (None, ())]
+        if len(given) > 1:
+            got = ", ".join(f"{name}={getattr(self, name)!r}" for name in given)
+            raise wrong(f"{' and '.join(given)} say one thing in two ways: give one of them", got)
         if self.min_channels < 1:
             raise wrong("min_channels must be at least 1", str(self.min_channels))
 

@@ -56,6 +56,7 @@ def test_a_run_ends_in_records_a_network_and_a_report(tmp_path: Path, capsys: py
         (["pruning-from-scratch", "--budget", "25%", "--budgets", "50%"], "budgets and budget say one thing"),
         (["linear-filter-ensembles", "--methods", "l3"], "a method is one of ours"),
         (["pretraining-impact", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["network-trimming", "--budget", "2x", "--layers", "1"], "deviations and layers are of the outlier rule"),
         (["network-trimming", "--data", "fashion-target", "--only", "conv9", "--workers", "0"], "conv9"),
         (["pruning-from-scratch", "--data", "fashion-target", "--model", "vgg17"], "vgg16"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,18 @@ import torch
 from tiny_recipes import TINY, arms, followed, of
 
 import torchbonsai as tb
+from torchbonsai.core.config import plain
+from torchbonsai.data.load import DataConfig
 from torchbonsai.models.vgg import vgg
 from torchbonsai.report.page import page
 from torchbonsai.study.about import read_study
+from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.recipes import RECIPES, follow
 from torchbonsai.study.recipes.network_trimming import VGG16, NetworkTrimming
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.stages.outliers import outlying
+from torchbonsai.study.stages.images import Images
+from torchbonsai.study.stages.outliers import Given, outlying
+from torchbonsai.study.stages.prune import Trim
 from torchbonsai.study.table import counted
 
 SMALL = {"start_epochs": 2, "rounds": 2, "round_epochs": 1}
@@ -43,6 +50,31 @@ def test_what_is_zero_more_than_a_deviation_above_the_mean_goes() -> None:
     assert outlying(scores, 0.5, None, 1) == {"rare": 3, "often": 4}
     assert outlying(scores, 0.5, 1, 1) == {"often": 4}, "the layer with the highest mean APoZ"
     assert outlying(scores, 0.0, None, 4) == {"rare": 4, "often": 4}, "the floor"
+
+
+def test_the_rule_rounds_what_it_cuts_down_to_a_multiple_as_a_budget_of_outliers_does() -> None:
+    """In networks of two groups, as `tb.prune` does it with the same scores."""
+    for round_to, floor, deviations in itertools.product((1, 3, 4, 8), (1, 2, 6), (0.0, 0.5, 1.0, 3.0)):
+        model = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in ((4, 23), (23, 10), (10, 2))))
+        generator = torch.Generator().manual_seed(round_to)
+        scores = {"0": torch.rand(23, generator=generator), "1": torch.rand(10, generator=generator)}
+        found = outlying(scores, deviations, None, floor, round_to)
+        cut = tb.prune(
+            model, torch.zeros(1, 4), budget=tb.Budget(outliers=deviations), criterion=Given(scores),
+            round_to=round_to, min_channels=floor,
+        )  # fmt: skip
+        assert found == {name: int(mask.sum()) for name, mask in cut.selection.items()}
+        assert all(width % round_to == 0 or width == len(scores[name]) for name, width in found.items())
+
+
+def test_round_to_reaches_the_cut(tmp_path: Path) -> None:
+    settings = SMALL | {"rounds": 1, "start_epochs": 1, "round_to": 8, "equal_compute": False}
+    (trimmed,) = of(followed("network-trimming", tmp_path, **settings), "")
+    for name in ("conv2", "fc1"):
+        assert trimmed.widths[name] % 8 == 0
+        assert 0 < trimmed.widths[name] < trimmed.dense_widths[name]
+    assert trimmed.dense_widths["conv2"] % 8 or trimmed.dense_widths["fc1"] % 8, "no multiples of their own"
+    assert "round_to" not in plain(Trim(Images(DataConfig("x"), ""), 0, Numerics())), "what was cut before is found"
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +178,17 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         NetworkTrimming(rounds=0)
     with pytest.raises(tb.ConfigError, match="budget"):
         NetworkTrimming(budget="400%")
+    for rule in ({"layers": 2}, {"deviations": 1.0}, {"layers": 1, "deviations": 2}):
+        with pytest.raises(tb.ConfigError, match="deviations and layers are of the outlier rule"):
+            NetworkTrimming(budget="2x", **rule)
+    with pytest.raises(tb.ConfigError, match="layers must be at least 1"):
+        NetworkTrimming(layers=0)
+
+
+def test_the_rule_s_usual_numbers_hold_without_a_budget() -> None:
+    usual = NetworkTrimming()
+    assert (usual.deviations, usual.layers) == (1.0, 2)
+    assert usual.identity == NetworkTrimming(deviations=1, layers=2).identity
+    assert replace(usual, lr=0.1).layers == 2
+    asked = NetworkTrimming(budget="2x", only=("conv2",))
+    assert replace(asked, lr=0.1).budget == "2x", "checked again, it still stands"

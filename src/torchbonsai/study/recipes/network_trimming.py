@@ -8,6 +8,9 @@ The method section
 4. The smaller network keeps the surviving weights and is retrained.
 5. Repeat 2 to 4 until the network is small enough.
 
+Of the paper itself only the abstract could be read: APoZ, the threshold, the few layers at a time and the inherited
+weights are as secondary sources give them, notes and implementations by others.
+
 Controls: the dense network retrained equally long; random channels with the same counts in every round; the final shape
 with new weights; uniform width from new weights at the same MACs.
 """
@@ -29,24 +32,29 @@ from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.prune import Trim
 
 TRIMMED = {"lenet": ("conv2", "fc1")}
-"""Which layers the paper trims in networks of our zoo."""
+"""Which layers the paper trims in networks of our zoo; from memory."""
 
 VGG16 = ((512, 4096), (488, 3477), (451, 2937), (430, 2479), (420, 2121), (400, 1787), (390, 1513))
-"""The published schedule of VGG-16 on ImageNet: widths of CONV5-3 and FC6, from the dense network on."""
+"""The schedule of VGG-16 on ImageNet as a secondary source gives it, an implementation by others: widths of CONV5-3 and
+FC6, from the dense network on."""
 
 
 @dataclass(frozen=True)
 class NetworkTrimming(RoundSettings):
     """Trim channels and neurons that are zero too often (APoZ), retrain, and repeat; with four controls.
 
-    The paper's: APoZ, mean + 1 standard deviation, few layers at a time (LeNet: conv2 and fc1), surviving weights
-    kept, several rounds. Ours: all training settings, how long, and that APoZ is measured on training images.
+    The paper's, as secondary sources give it, for only its abstract could be read: APoZ, mean + 1 standard deviation,
+    few layers at a time (LeNet: conv2 and fc1, from memory), surviving weights kept, several rounds. Ours: all training
+    settings, how long, and that APoZ is measured on training images.
 
     Attributes:
-        deviations: Above the mean of a layer, in standard deviations, from which a channel goes.
-        budget: Instead of the outlier rule: parameters to keep after the last round (3.8x), the same share a round.
-        only: Modules that are trimmed. Default: those of the paper in its LeNet, else `layers` of them.
-        layers: Where `only` is empty: so many layers a round, those with the highest mean APoZ.
+        deviations: Above the mean of a layer, in standard deviations, from which a channel goes. Default: 1.
+        budget: Instead of the outlier rule: parameters to keep after the last round (3.8x), the same share a round, in
+            one ranking of all modules that are trimmed.
+        only: Modules that are trimmed. Default: those of the paper in its LeNet, else `layers` of them, or with a
+            budget all.
+        layers: Where `only` is empty, without a budget: so many layers a round, those with the highest mean APoZ.
+            Default: 2.
     """
 
     model: str = "lenet"
@@ -55,21 +63,28 @@ class NetworkTrimming(RoundSettings):
     lr: float = 0.05
     warmup_epochs: float = 0.2
     min_channels: int = 2
-    deviations: float = 1.0
+    deviations: float | None = None
     budget: str | None = None
     only: tuple[str, ...] = ()
-    layers: int = 2
+    layers: int | None = None
 
     lists: ClassVar[tuple[str, ...]] = ("only", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = ("deviations", *RoundSettings.numbers)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for numbers below one and for a budget that is none."""
+        """Raises ConfigError for numbers below one, a budget that is none, and for both of a budget and the rule."""
         super().__post_init__()
-        if self.layers < 1 or self.deviations < 0:
-            raise wrong("layers must be at least 1, deviations at least 0", f"{self.layers}, {self.deviations}")
         if self.budget is not None:
             share_of(self.budget)
+            if self.deviations is not None or self.layers is not None:
+                must = "deviations and layers are of the outlier rule, a budget is instead of it: give one or the other"
+                raise wrong(must, f"budget={self.budget}, deviations={self.deviations}, layers={self.layers}")
+            return
+        for name, usual in (("deviations", 1.0), ("layers", 2)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, usual)
+        if self.layers < 1 or self.deviations < 0:  # type: ignore[operator]  # neither is None now
+            raise wrong("layers must be at least 1, deviations at least 0", f"{self.layers}, {self.deviations}")
 
     @property
     def trimmed(self) -> tuple[str, ...]:
@@ -83,12 +98,12 @@ class Recipe(Iterative):
     name: ClassVar[str] = "network-trimming"
     config: ClassVar[type[NetworkTrimming]] = NetworkTrimming
     method: ClassVar[str] = (
-        "Hu, Peng, Tai, Tang: Network Trimming, arXiv 1607.03250. The paper's: APoZ after the ReLU, the threshold of "
-        "mean + 1 standard deviation of the layer, few layers at a time (in LeNet conv2 and fc1), surviving weights "
-        "kept, trimming and retraining repeated. Ours: optimiser, learning rates and lengths, which the sources that "
-        "were read do not give; APoZ on training images, since the paper's validation set is its test set; the floor "
-        "of channels; the choice of layers in networks that the paper does not have; all controls but the one with "
-        "new weights; both fairnesses."
+        "Hu, Peng, Tai, Tang: Network Trimming, arXiv 1607.03250. The paper's, as secondary sources give it, for only "
+        "its abstract could be read: APoZ after the ReLU, the threshold of mean + 1 standard deviation of the layer, "
+        "few layers at a time (in LeNet conv2 and fc1, from memory), surviving weights kept, trimming and retraining "
+        "repeated. Ours: optimiser, learning rates and lengths, which the sources that were read do not give; APoZ on "
+        "training images, since the paper's validation set is its test set; the floor of channels; the choice of "
+        "layers in networks that the paper does not have; all controls but the one with new weights; both fairnesses."
     )
     methods = ("apoz",)
 
@@ -107,7 +122,8 @@ class Recipe(Iterative):
         label = f"trimming, round {number + 1}, seed {seed}"
         if s.budget is None:
             trim = Trim(data, seed, kit.settings.numerics, s.deviations, s.trimmed, s.layers, s.min_channels)
-            return Stage(replace(trim, score_images=s.score_images, hold_out=s.held_out), {"model": model}, label)
+            trim = replace(trim, score_images=s.score_images, hold_out=s.held_out, round_to=s.round_to)
+            return Stage(trim, {"model": model}, label)
         share = share_of(s.budget) ** ((number + 1) / s.rounds)
         lowest = kit.prune(method, share, seed)
         return Stage(replace(lowest, of="params", only=s.trimmed), {"model": model}, label)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from torchbonsai.core.config import added_later
 from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.criteria.linear_fit import LinearFit
@@ -66,6 +67,7 @@ class Trim:
     min_channels: int = 2
     score_images: int = 1000
     hold_out: int = 0
+    round_to: int = added_later(1)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     image = example(splits).to(config.numerics.device)
     graph = restrict(trace(module, image), module, (), config.only or None)
     given = ScoringContext(graph, module, batches).resolve(APoZ())
-    widths = outlying(given, config.deviations, None if config.only else config.layers, config.min_channels)
+    layers = None if config.only else config.layers
+    widths = outlying(given, config.deviations, layers, config.min_channels, config.round_to)
     if all(width == graph.by_name[name].size for name, width in widths.items()):
         raise nothing_outlying(config.deviations)
     result = cut(module, image, budget=Budget(widths=widths), criterion=Given(given))

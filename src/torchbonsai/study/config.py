@@ -21,7 +21,8 @@ class CompareConfig(Settings):
     Attributes:
         starts: Of untrained, pretrained, trained.
         methods: Of random, l1, l2, lamp, bn-scale, fpgm, apoz, mean-activation, taylor, hessian, snip, synflow, gates,
-            lfe, lfe-quick (half as many masks, in bfloat16), or package.module:factory of your own.
+            lfe and its kinds (lfe-quick: half as many masks, in bfloat16; the others in docs/compare.md), or
+            package.module:factory of your own.
         budgets: MACs to keep: 4x (fewer), 25%, or 0.25.
         epochs: Of training on the target set, from the start on.
         fairness: Of equal-epochs, equal-compute; equal-compute:4x asks for it at that budget only.

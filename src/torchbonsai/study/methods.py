@@ -43,6 +43,12 @@ METHODS: dict[str, Callable[[int], Criterion]] = {
     "synflow": lambda seed: SynFlow(),
     "lfe": lambda seed: LinearFilterEnsembles(seed=seed),
     "lfe-quick": lambda seed: LinearFilterEnsembles(masks_per_channel=2, precision="bf16", seed=seed),
+    "lfe-accuracy": lambda seed: LinearFilterEnsembles(performance="accuracy", seed=seed),
+    "lfe-global": lambda seed: LinearFilterEnsembles(drawn="global", seed=seed),
+    "lfe-hadamard": lambda seed: LinearFilterEnsembles(design="hadamard", keep=0.5, seed=seed),
+    "lfe-independent": lambda seed: LinearFilterEnsembles(design="independent", seed=seed),
+    "lfe-ridge": lambda seed: LinearFilterEnsembles(masks_per_channel=1, ridge=1.0, seed=seed),
+    "lfe-settled": lambda seed: LinearFilterEnsembles(cut=0.5, seed=seed),
     "gates": lambda seed: GateSaliency(seed=seed),
 }
 PASSES = {"weights": 0, "activations": 1, "gradients": 3}

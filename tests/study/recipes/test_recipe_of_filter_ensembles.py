@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_recipes import arms, followed, of
+from tiny_recipes import TINY, arms, followed, of
 
+from torchbonsai.core.config import plain
 from torchbonsai.study.about import read_study
-from torchbonsai.study.recipes.linear_filter_ensembles import Recipe
+from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.linear_filter_ensembles import LinearFilterEnsembles, Recipe
 from torchbonsai.study.record import RunRecord
+from torchbonsai.study.stages.prune import Prune
 
 SMALL = {
     "model": "mlp",
@@ -71,3 +74,30 @@ def test_how_sure_the_scores_are_is_told_and_recorded(study: tuple[Path, list[Ru
         assert told["standard_error"] > 0
     (sentence,) = (s for s in read_study(out).about.sentences if "standard error" in s)
     assert sentence.startswith("lfe under equal-epochs: ")
+
+
+def test_one_share_of_every_layer_by_an_option_of_the_method(tmp_path: Path) -> None:
+    settings = SMALL | {"methods": ("lfe-ridge",), "scope": "uniform", "start_epochs": 1, "width": 0.2}
+    (cut,) = of(followed("linear-filter-ensembles", tmp_path, **settings), "")
+    for point in cut.rounds:
+        shares = [point.widths[name] / dense for name, dense in cut.dense_widths.items()]
+        assert max(shares) - min(shares) < 0.05, "but for rounding"
+    assert cut.arm.method == "lfe-ridge"
+    forward = 32 * cut.dense_macs
+    neurons = sum(cut.dense_widths.values())
+    assert cut.spent.scoring < 2 * 2 * neurons * forward, "fewer than two masks a channel in each of the two rounds"
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform", "knapsack"])
+def test_the_scope_reaches_every_cut(scope: str) -> None:
+    settings = LinearFilterEnsembles(**(TINY | SMALL), scope=scope)
+    recipe = Recipe(settings)
+    material, _ = recipe.look(settings)
+    cuts = [s.config for c in recipe.chains(Kit(settings, material), {}) for s in c.stages if type(s.config) is Prune]
+    assert len(cuts) >= 2 * 2, "two methods, two rounds"
+    assert {config.scope for config in cuts} == {scope}
+
+
+def test_the_scope_came_later() -> None:
+    assert "scope" not in plain(LinearFilterEnsembles())
+    assert LinearFilterEnsembles(scope="knapsack").identity != LinearFilterEnsembles().identity

@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.models.build import build
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
@@ -46,8 +47,12 @@ class LinearFilterEnsembles(RoundSettings):
         checkpoint: Start from this file instead of start_epochs of training. Needs test_half or val_unseen.
         val_unseen: You know that the checkpoint was trained on none of the images that are scored and chosen on here.
         only: Modules whose channels may go, names or patterns; layer*.conv1: the inner channels of our ResNets.
-        methods: What scores: lfe (4 masks a channel), lfe-quick (2, in bfloat16), others to compare with.
+        methods: What scores: lfe (4 masks a channel), lfe-quick (2, in bfloat16), lfe-accuracy (instead of the loss),
+            lfe-global (masks over all layers at once), lfe-hadamard (orthogonal masks, half of a layer on),
+            lfe-independent (instead of balanced), lfe-ridge (1 mask a channel, shrunk), lfe-settled (a layer's masks
+            end once its better half is known), others to compare with.
         budget: MACs to keep after the last round; every round removes the same share of what is left.
+        scope: One ranking over all groups, the same share of each, or one ranking by importance per cost.
     """
 
     model: str = "resnet56"
@@ -62,6 +67,7 @@ class LinearFilterEnsembles(RoundSettings):
     only: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("lfe",)
     budget: str = "2.78x"
+    scope: Literal["global", "uniform", "knapsack"] = added_later("global")
 
     usual_hold_out: ClassVar[int] = 500
     usual_start_epochs: ClassVar[float] = 100.0
@@ -140,7 +146,7 @@ class Recipe(Iterative):
     def cut(self, kit: Kit, method: str, seed: int, model: Stage, number: int) -> Stage:
         """Steps 2 to 4: masks, the fit, the cut."""
         share = share_of(self.settings.budget) ** ((number + 1) / self.settings.rounds)
-        config = replace(kit.prune(method, share, seed), only=self.settings.only)
+        config = replace(kit.prune(method, share, seed), only=self.settings.only, scope=self.settings.scope)
         return Stage(config, {"model": model}, f"{method}, round {number + 1}, seed {seed}")
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:

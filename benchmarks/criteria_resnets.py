@@ -44,18 +44,29 @@ def main() -> None:
     warnings.simplefilter("ignore", tb.criteria.PruningWarning)
     record: dict[str, Any] = {
         "command": command(__file__),
-        "settings": {k: v for k, v in vars(given).items() if k not in ("out", "cifar10", "depths", "methods")},
+        "settings": {k: v for k, v in vars(given).items() if k not in ("out", "cifar10", "depths", "methods", "join")},
         "dense": {},
         "cells": {},
     }
     if given.out.exists():
         before = json.loads(given.out.read_text())
         record = before if before["settings"] == record["settings"] else record
+    for part in given.join:
+        joined(record, json.loads(part.read_text()), part)
+    _trained.write(given.out, record)
     splits = _trained.cifar10(given.cifar10)
     for depth, method, draw in cells(given):
         measure(record, (depth, method, draw), given, splits)
     given.out.with_suffix(".md").write_text(page(record))
     print(page(record))
+
+
+def joined(record: dict[str, Any], part: dict[str, Any], where: Path) -> None:
+    """The cells of another run with the same settings."""
+    if part["settings"] != record["settings"]:
+        raise SystemExit(f"{where} has other settings: {part['settings']}, not {record['settings']}")
+    record["dense"] |= part["dense"]
+    record["cells"] |= part["cells"]
 
 
 def options() -> argparse.Namespace:
@@ -72,6 +83,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["model", "bf16"], default="bf16", help="of lfe's masked forwards")
     parser.add_argument("--only", nargs="*", default=["layer*.conv1"], help="nothing: all groups")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--join", type=Path, nargs="*", default=[], help="records of other depths, measured beside it")
     parser.add_argument("--out", type=Path, default=RESULTS / "criteria_resnets.json")
     return parser.parse_args()
 

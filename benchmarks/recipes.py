@@ -45,7 +45,7 @@ RECORDS = {
     "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --tolerance 0.05 --no-equal-compute",
     "pruning-from-scratch-searches": f"pruning-from-scratch {VGG} --limit-train 25000 --batch-size 64 --lr 0.05 "
     "--start-epochs 3 --epochs 3 --gate-epochs 3 --score-images 5000 --schedule cosine --warmup-epochs 0.3 "
-    "--searches 3 --checkpoints 3 --no-scratch-b --no-equal-compute",
+    "--searches 3 --checkpoints 2 --no-scratch-b --no-equal-compute",
     "pretraining-efficientnet-lite0": "pretraining-impact --model examples.efficientnet_lite0:build --image-size 64 "
     "--data cifar10 --data-dir CIFAR --source WEIGHTS --limit-train 16000 --val-size 1000 --batch-size 32 --lr 0.01 "
     "--warmup-epochs 0.2 --augment flip --channels-last --start-epochs 1 --rounds 3 --share 0.1 --round-epochs 0.15 "

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import vl_convert
-from made_up import block, record
+from made_up import block, record, runs
 from rich.console import Console
 
 import torchbonsai.report
@@ -118,6 +118,18 @@ def test_figures_are_valid_and_hold_the_records(figure: Any) -> None:
     assert len(svg) > 5000
 
 
+def test_a_dense_network_stands_in_the_column_of_its_start_or_in_all_if_it_is_the_only_one() -> None:
+    def starts(*dense: str) -> set[str]:
+        arms = [Arm(s, m, c, "4x", "equal-epochs") for s, m, c in (("untrained", "l1", ""), ("trained", "l1", ""))]
+        arms += [Arm(s, "", "dense", "4x", "equal-epochs") for s in dense]
+        spec = figures.accuracy_against_macs([r for n, a in enumerate(arms) for r in runs(a, [0.5 + n / 10] * 3)])
+        cells = [c for data in spec["datasets"].values() for c in data if c["network"] == "dense network"]
+        return {f"{c['start']} {c['mean']:.0f}" for c in cells}
+
+    assert starts("untrained", "trained") == {"untrained 70", "trained 80"}
+    assert starts("untrained") == {"untrained 70", "trained 70"}
+
+
 def test_widths_are_in_forward_order_and_means_over_seeds() -> None:
     spec = figures.widths(records())
     cells = [row for data in spec["datasets"].values() for row in data]
@@ -127,8 +139,8 @@ def test_widths_are_in_forward_order_and_means_over_seeds() -> None:
 
 def test_widths_from_a_start_that_was_trained_elsewhere_are_shown_too_and_once() -> None:
     counted = [record(Arm("pretrained", "l1", "", "4x", "equal-epochs"), s, 0.7) for s in range(3)]
-    for runs, start in ((records(), "pretrained (source free)"), ([*records(), *counted], "pretrained")):
-        cells = [row for data in figures.widths(runs)["datasets"].values() for row in data]
+    for seen, start in ((records(), "pretrained (source free)"), ([*records(), *counted], "pretrained")):
+        cells = [row for data in figures.widths(seen)["datasets"].values() for row in data]
         assert {c["arm"] for c in cells if c["arm"].startswith("pretrained")} == {f"{start} · l1"}
 
 

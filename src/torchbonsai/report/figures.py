@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -101,10 +102,14 @@ def _point(row: Row) -> dict[str, Any]:
 
 
 def _in_every_start(found: list[Row]) -> Iterable[Row]:
-    """The controls from new weights are what every start is compared with, so they stand in every column."""
+    """The controls from new weights are what every start is compared with, so they stand in every column; so does a
+    dense network that is the only one."""
     starts = dict.fromkeys((r.arm.start, r.arm.source_counted, r.arm.fairness) for r in found)
+    dense = Counter((r.arm.fairness, r.arm.budget) for r in found if r.arm.control == "dense")
     for row in found:
-        shared = row.arm.control == "uniform-new" or (row.arm.control == "dense" and row.arm.budget)
+        arm = row.arm
+        alone = arm.control == "dense" and arm.budget and dense[arm.fairness, arm.budget] == 1
+        shared = row.arm.control == "uniform-new" or alone
         for start, counted, fairness in starts if shared else ():
             if fairness == row.arm.fairness:
                 yield replace(row, arm=replace(row.arm, start=start, source_counted=counted))

@@ -68,7 +68,7 @@ RECORDS = {
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
     "--round-epochs 0.75 --budget 2x",
     "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 2 "
-    "--rounds 3 --share 0.2 --round-epochs 0.75",
+    "--rounds 3 --share 0.2 --round-epochs 0.75 --no-equal-compute",
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
     "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
     "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 --epochs 3 "

@@ -66,13 +66,17 @@ RECORDS = {
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
+    "--round-epochs 0.75 --budget 2x --no-equal-compute",
+    "bonsai-hypothesis-equal-compute": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
     "--round-epochs 0.75 --budget 2x",
     "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 2 "
     "--rounds 3 --share 0.2 --round-epochs 0.75 --no-equal-compute",
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
     "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
     "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 --epochs 3 "
-    "--gate-epochs 4 --score-images 2500 --searches 4 --checkpoints 3 --no-equal-compute",
+    "--gate-epochs 4 --score-images 2500 --no-equal-compute",
+    "small-pruning-from-scratch-searches": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 "
+    "--epochs 3 --gate-epochs 4 --score-images 2500 --searches 4 --checkpoints 3 --no-scratch-b --no-equal-compute",
 }
 """What is run. CIFAR, MNIST and SHARED stand for the folders of the data, WEIGHTS for the file of the package that
 examples/efficientnet_lite0.py names (run it from the repository's root)."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from _zoo_summary import processor
-from scipy.stats import t as student
+
+from torchbonsai.study.statistics import t_interval
 
 Setting = tuple[int, str, float]
 
@@ -28,6 +29,11 @@ def page(record: dict[str, Any]) -> str:
         f"{platform.python_version()}, torch {torch.__version__}; {processor()}, {os.cpu_count()} cores, "
         f"{said['threads']} threads.",
         "",
+        *(
+            [f"Joined from, side by side: {', '.join(f'`{c}`' for c in record['parts'])}.", ""]
+            if "parts" in record
+            else []
+        ),
         f"Accuracy in % on one half of the test set ({said['told_on']} images); scores from {said['images']} images "
         "of the other half, since the networks have memorised the training set. Cut: "
         f"{', '.join(said['only']) or 'all groups'}. Nothing is trained and no batch norm recalibrated after the cut. "
@@ -62,9 +68,9 @@ def reached(cells: dict[str, Any]) -> str:
 
 def bounds(accuracies: list[float]) -> tuple[float, float]:
     """The 95 % interval in %, or the value twice where there is one alone."""
-    mean, n = 100 * float(np.mean(accuracies)), len(accuracies)
-    half = 100 * float(np.std(accuracies, ddof=1)) / n**0.5 * float(student.ppf(0.975, n - 1)) if n > 1 else 0.0
-    return mean - half, mean + half
+    found = t_interval(accuracies)
+    half = found.half or 0.0
+    return 100 * (found.mean - half), 100 * (found.mean + half)
 
 
 def interval(accuracies: list[float]) -> str:

@@ -65,6 +65,7 @@ def joined(record: dict[str, Any], part: dict[str, Any], where: Path) -> None:
     """The cells of another run with the same settings."""
     if part["settings"] != record["settings"]:
         raise SystemExit(f"{where} has other settings: {part['settings']}, not {record['settings']}")
+    record.setdefault("parts", []).append(part["command"])
     record["dense"] |= part["dense"]
     record["cells"] |= part["cells"]
 

@@ -109,7 +109,7 @@ def _in_every_start(found: list[Row]) -> Iterable[Row]:
     for row in found:
         arm = row.arm
         alone = arm.control == "dense" and arm.budget and dense[arm.fairness, arm.budget] == 1
-        shared = row.arm.control == "uniform-new" or alone
+        shared = arm.control == "uniform-new" or alone
         for start, counted, fairness in starts if shared else ():
             if fairness == row.arm.fairness:
                 yield replace(row, arm=replace(row.arm, start=start, source_counted=counted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,8 +92,5 @@ def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
 
 def said(rows: list[Row]) -> list[str]:
     """What cuts had to say, each once, and of how many runs."""
-    counts: dict[tuple[str, str], int] = {}
-    for row in rows:
-        for note in (note for record in row.records for note in record.notes):
-            counts[row.arm.name, note] = counts.get((row.arm.name, note), 0) + 1
+    counts = Counter((row.arm.name, note) for row in rows for record in row.records for note in record.notes)
     return [f"{name}, in {count} run{'s' * (count > 1)}: {note}" for (name, note), count in counts.items()]

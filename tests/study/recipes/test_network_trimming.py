@@ -183,6 +183,10 @@ def test_settings_that_mean_nothing_are_refused() -> None:
             NetworkTrimming(budget="2x", **rule)
     with pytest.raises(tb.ConfigError, match="layers must be at least 1"):
         NetworkTrimming(layers=0)
+    for named in ({}, {"model": "vgg16_bn", "only": ("features.0",)}):
+        with pytest.raises(tb.ConfigError, match="layers chooses among all modules"):
+            NetworkTrimming(layers=1, **named)  # type: ignore[arg-type]
+    assert NetworkTrimming(model="vgg16_bn", layers=1).layers == 1
 
 
 def test_the_rule_s_usual_numbers_hold_without_a_budget() -> None:

@@ -68,11 +68,12 @@ class NetworkTrimming(RoundSettings):
     only: tuple[str, ...] = ()
     layers: int | None = None
 
+    usual_layers: ClassVar[int] = 2
     lists: ClassVar[tuple[str, ...]] = ("only", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = ("deviations", *RoundSettings.numbers)
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for numbers below one, a budget that is none, and for both of a budget and the rule."""
+        """Raises ConfigError for numbers below one, a budget that is none, and for settings that exclude each other."""
         super().__post_init__()
         if self.budget is not None:
             share_of(self.budget)
@@ -80,11 +81,14 @@ class NetworkTrimming(RoundSettings):
                 must = "deviations and layers are of the outlier rule, a budget is instead of it: give one or the other"
                 raise wrong(must, f"budget={self.budget}, deviations={self.deviations}, layers={self.layers}")
             return
-        for name, usual in (("deviations", 1.0), ("layers", 2)):
+        for name, usual in (("deviations", 1.0), ("layers", self.usual_layers)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, usual)
         if self.layers < 1 or self.deviations < 0:  # type: ignore[operator]  # neither is None now
             raise wrong("layers must be at least 1, deviations at least 0", f"{self.layers}, {self.deviations}")
+        if self.trimmed and self.layers != self.usual_layers:
+            must = f"layers chooses among all modules, but {', '.join(self.trimmed)} are named: give one or the other"
+            raise wrong(must, f"layers={self.layers}")
 
     @property
     def trimmed(self) -> tuple[str, ...]:

@@ -96,7 +96,8 @@ class PretrainingImpact(RoundSettings):
         """Of the filters of every layer that are left, how many a round leaves."""
         if self.budget is not None:
             return share_of(self.budget) ** (1 / self.rounds)
-        return 1 - (self.share or self.usual_share)
+        assert self.share is not None, "it has its default where there is no budget"
+        return 1 - self.share
 
 
 class Recipe(Iterative):

@@ -185,6 +185,71 @@ def test_accuracy_as_the_performance():
     assert np.allclose(scores[group.name], np.linalg.lstsq(design, np.array(found), rcond=None)[0][1:])
 
 
+def test_agreement_is_minus_the_divergence_from_the_whole_network():
+    model, batches = classifier()
+    criterion = LinearFilterEnsembles(performance="agreement", design="hadamard", keep=0.5, masks_per_channel=1)
+    scores, context = scored(criterion, model, batches)
+    from torchbonsai.criteria.masks import draw_round
+
+    x = torch.cat([batch[0] for batch in batches])
+    for number, (group, layer) in enumerate(zip(context.graph.groups, (1, 3), strict=True)):
+        masks = draw_round("hadamard", group.size, 0.5, np.random.default_rng((0, number)))
+        found = []
+        for mask in masks:
+            hook = model.body[layer].register_forward_hook(lambda _m, _i, out, k=mask: out * torch.from_numpy(k))
+            q = model(x).softmax(1)
+            hook.remove()
+            p = model(x).softmax(1)
+            found.append(-float((p * (p / q).log()).sum(1).mean().detach()))
+        design = np.column_stack([np.ones(len(masks)), masks])
+        assert np.allclose(scores[group.name], np.linalg.lstsq(design, np.array(found), rcond=None)[0][1:], atol=1e-6)
+
+
+def test_agreement_looks_at_no_labels_and_replays_as_naive():
+    model, batches = classifier()
+    agreement = LinearFilterEnsembles(performance="agreement")
+    scores, context = scored(agreement, model, batches)
+    without, _ = scored(agreement, model, [x for x, _ in batches])
+    naive, _ = scored(LinearFilterEnsembles(performance="agreement", replay=False), model, batches)
+    assert context.notes == []
+    assert context.details["forward_passes"] == 1 + sum(fit.masks for fit in context.details["linear_fits"].values())
+    for name, values in scores.items():
+        assert torch.equal(values, without[name])
+        assert torch.allclose(values, naive[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_mends_errors_when_it_goes_is_low_by_the_loss_and_not_by_agreement():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+        model[0].bias.zero_()
+        model[2].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))  # the second channel outvotes the first
+    batches = [(torch.ones(8, 2), torch.zeros(8, dtype=torch.long))]  # and is wrong
+    alone = {"design": "balanced", "keep": 0.5, "masks_per_channel": 20}
+    loss, _ = scored(LinearFilterEnsembles(**alone), model, batches)
+    agreement, _ = scored(LinearFilterEnsembles(performance="agreement", **alone), model, batches)
+    assert loss["0"][1] < 0 < loss["0"][0]
+    assert agreement["0"][1] > abs(agreement["0"][0])
+
+
+class InADict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    def forward(self, x):
+        return {"logits": self.body(x)}
+
+
+@pytest.mark.parametrize(
+    ("make", "got"), [(InADict, "dict"), (Additive, r"torch.float32 of shape \(5, 1\)")], ids=["dict", "one number"]
+)
+def test_agreement_of_what_is_no_classes_is_refused(make, got):
+    x = seeded(lambda: torch.randn(5, 4))
+    with pytest.raises(PruningError, match=rf"compares classes[\s\S]*{got}[\s\S]*loss= of your own"):
+        scored(LinearFilterEnsembles(performance="agreement"), seeded(make), [(x, torch.zeros(5))])
+
+
 def test_sampling_stops_when_the_ranking_at_the_cut_is_settled():
     model = seeded(Additive).double()
     x = seeded(lambda: torch.randn(20, 4, dtype=torch.float64))

@@ -13,6 +13,7 @@ LFE = {
     "lfe": {},
     "lfe-quick": {"masks_per_channel": 2, "precision": "bf16"},
     "lfe-accuracy": {"performance": "accuracy"},
+    "lfe-agreement": {"performance": "agreement"},
     "lfe-global": {"drawn": "global"},
     "lfe-hadamard": {"design": "hadamard", "keep": 0.5},
     "lfe-independent": {"design": "independent"},

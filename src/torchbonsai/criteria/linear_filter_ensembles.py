@@ -20,17 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from torch import Tensor, nn
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
-from torchbonsai.cost.evaluate import call, eval_mode
-from torchbonsai.criteria.base import Loss, Scores, ScoringContext
+from torchbonsai.cost.evaluate import eval_mode
+from torchbonsai.criteria.base import Scores, ScoringContext
 from torchbonsai.criteria.linear_fit import Floats, LinearFit, fit_linear, identifiable
 from torchbonsai.criteria.masked_loss import MaskedLoss
 from torchbonsai.criteria.masks import DESIGNS, Design, Masks, draw_round
+from torchbonsai.criteria.performance import PERFORMANCES, Performance, lost
 from torchbonsai.graph.channel_graph import Ints
 from torchbonsai.graph.forward import undisturbed
 
@@ -44,8 +44,10 @@ class LinearFilterEnsembles:
     masks_per_channel: at least so many masks a group are evaluated, in whole rounds of the design, and more where the
     effects cannot be told apart yet (least squares needs n + 3). keep: the share of a group's channels that a mask
     leaves on. design: "independent", "antithetic", "balanced" or "hadamard" (`criteria.masks`). drawn: masks of one
-    "layer" (group) at a time, or "global"ly, over all groups at once. performance: −"loss", or "accuracy" (of
-    `model(inputs).argmax(1)` against batch[1]). ridge: 0 is least squares; more makes do with fewer masks than
+    "layer" (group) at a time, or "global"ly, over all groups at once. performance: −"loss"; "accuracy" (of
+    `model(inputs).argmax(1)` against batch[1]); or "agreement" (−KL from the classes, softmax(output, 1), that the
+    network gives whole), which needs no labels and cannot score a channel low because without it errors are mended.
+    ridge: 0 is least squares; more makes do with fewer masks than
     channels, and draws effects towards zero, which the standard errors do not include. cut: sampling of a group ends
     once the expected share of channels on the wrong side of the cut that keeps `cut` of them is at most `doubt` (below
     1/2, which a coin reaches), and with ridge, too, not before least squares could tell them apart; `masks_per_channel`
@@ -68,7 +70,7 @@ class LinearFilterEnsembles:
     keep: float = 0.9
     design: Design = "balanced"
     drawn: Literal["layer", "global"] = "layer"
-    performance: Literal["loss", "accuracy"] = "loss"
+    performance: Performance = "loss"
     ridge: float = 0.0
     cut: float | None = None
     doubt: float = 0.05
@@ -82,7 +84,7 @@ class LinearFilterEnsembles:
     def __post_init__(self) -> None:
         _choice("design", self.design, DESIGNS)
         _choice("drawn", self.drawn, ("layer", "global"))
-        _choice("performance", self.performance, ("loss", "accuracy"))
+        _choice("performance", self.performance, PERFORMANCES)
         _choice("precision", self.precision, ("model", "bf16"))
         _between("keep", self.keep, 0, 1)
         _between("masks_per_channel", self.masks_per_channel, 0, math.inf)
@@ -111,8 +113,10 @@ class LinearFilterEnsembles:
         if not context.graph.groups:
             return
         with eval_mode(context.model), undisturbed(context.model):
-            masked = MaskedLoss(context, self._loss(context), replay=self.replay, half=self.precision == "bf16")
-            context.details["forward_passes"] = 0
+            masked = MaskedLoss(
+                context, lost(self.performance, context), replay=self.replay, half=self.precision == "bf16"
+            )
+            context.details["forward_passes"] = int(self.performance == "agreement")  # the network whole
             if self.drawn == "global":
                 everything = np.arange(context.graph.n_atoms)
                 fit = self._fit(context, masked, everything, 0)
@@ -121,16 +125,6 @@ class LinearFilterEnsembles:
             spans = {n: np.arange(g.offset, g.offset + g.size) for n, g in enumerate(context.graph.groups)}
             for number in sorted(spans, key=lambda n: masked.place(spans[n])):
                 yield context.graph.groups[number].name, self._fit(context, masked, spans[number], number)
-
-    def _loss(self, context: ScoringContext) -> Loss:
-        if self.performance == "loss":
-            return context.loss
-
-        def inaccuracy(model: nn.Module, batch: Any) -> Tensor:
-            found = call(model, context.inputs_of(batch)).argmax(1)
-            return 1 - (found == batch[1]).double().mean()
-
-        return inaccuracy
 
     def _fit(self, context: ScoringContext, masked: MaskedLoss, atoms: Ints, number: int) -> LinearFit:
         """Draw, evaluate and fit, in rounds."""

@@ -39,7 +39,9 @@ def page(record: dict[str, Any]) -> str:
         f"{', '.join(said['only']) or 'all groups'}. Nothing is trained and no batch norm recalibrated after the cut. "
         f"{reached(record['cells'])} Intervals: 95 % by Student's t over {said['draws']} draws of calibration images "
         "(lfe: of images and masks; random: seeds) on one checkpoint; not over trainings. One value, no interval: the "
-        f"method needs no images. lfe: {said['masks']:g} masks a channel, precision {said['precision']}.",
+        f"method needs no images. lfe: {said['masks']:g} masks a channel, precision {said['precision']}; loo: the "
+        "channel alone left out. agreement: with the network whole instead of minus the loss. seen: scored on as many "
+        "training images instead.",
         "",
         f"| network | scope | MACs removed | {' | '.join(methods)} |",
         f"|---|---|---|{'---|' * len(methods)}",
@@ -90,13 +92,14 @@ def worst(values: dict[Any, list[float]], settings: list[Setting], methods: list
         "| method | worst of all in | best of all in | clearly above random | clearly below | of |",
         "|---|---|---|---|---|---|",
     ]
-    full = [s for s in settings if all((*s, m) in values for m in methods)]
-    means = {s: {m: float(np.mean(values[*s, m])) for m in methods} for s in full}
+    ran = {s: {m: values[*s, m] for m in methods if (*s, m) in values} for s in settings}
+    means = {s: {m: float(np.mean(found)) for m, found in row.items()} for s, row in ran.items()}
     for method in methods:
-        low = sum(min(row, key=row.__getitem__) == method for row in means.values())
-        high = sum(max(row, key=row.__getitem__) == method for row in means.values())
-        ranges = [(bounds(values[*s, method]), bounds(values[*s, "random"])) for s in full if "random" in methods]
+        mine = [s for s in settings if method in ran[s]]
+        low = sum(min(means[s], key=means[s].__getitem__) == method for s in mine)
+        high = sum(max(means[s], key=means[s].__getitem__) == method for s in mine)
+        ranges = [(bounds(ran[s][method]), bounds(ran[s]["random"])) for s in mine if "random" in ran[s]]
         above, below = sum(a[0] > b[1] for a, b in ranges), sum(a[1] < b[0] for a, b in ranges)
         apart = "– | –" if method == "random" else f"{above} | {below}"
-        lines.append(f"| {method} | {low} | {high} | {apart} | {len(full)} |")
+        lines.append(f"| {method} | {low} | {high} | {apart} | {len(mine)} |")
     return lines

@@ -68,6 +68,12 @@ def choosing(splits: Splits, images: int, batch: int, seed: int | None = None) -
     return batches_of(splits, order[:images], batch)
 
 
+def seen(splits: Splits, images: int, batch: int, seed: int) -> Batches:
+    """`images` of the training images, drawn by `seed`: the networks know them by heart."""
+    order = torch.randperm(len(splits.train.y), generator=torch.Generator().manual_seed(seed))
+    return [(normalise(splits.train.x[i], splits), splits.train.y[i]) for i in order[:images].split(batch)]
+
+
 def other_half(splits: Splits, images: int) -> TestSplit:
     """The first `images` of the test images that nothing is chosen on."""
     return TestSplit(splits.test.x[HALF:][:images], splits.test.y[HALF:][:images])

@@ -4,8 +4,8 @@
 
 Linear filter ensembles, Taylor, APoZ, L1, FPGM and random at 10, 30 and 50 % of the MACs removed, uniform and global
 scope. The networks have memorised every training image, so scores are taken on images of one fixed half of the test set
-and accuracy on the other half (5,000 images). What needs images gets three draws of them, and random three seeds; what
-needs none (L1, FPGM) has one value and no interval. By default only the inner channels of the blocks are cut
+and accuracy on the other half (5,000 images); with "-seen" behind a method's name, on training images instead. What
+needs images gets three draws of them, and random three seeds; what needs none (L1, FPGM) has one value and no interval. By default only the inner channels of the blocks are cut
 (`--only`): cutting the residual streams without any training afterwards leaves little to compare.
 One cell of the record a (network, method, draw, scope, share); goes on where it stopped. Writes
 results/criteria_resnets.json and .md.
@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,8 @@ from torchbonsai.training.accuracy import accuracy
 RESULTS = Path(__file__).parent.parent / "results"
 SCOPES = ("uniform", "global")
 REMOVED = (0.1, 0.3, 0.5)
+SEEN = "-seen"
+"""Behind the name of a method that is scored on training images."""
 Cell = tuple[int, str, int]
 
 
@@ -75,7 +78,12 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", type=Path, help="folder of the python batches; else restored from the shared data")
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 32, 44, 56])
-    parser.add_argument("--methods", nargs="+", default=["random", "l1", "fpgm", "apoz", "taylor", "lfe"])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["random", "l1", "fpgm", "apoz", "taylor", "lfe"],
+        help="also lfe-agreement, loo, loo-agreement (one channel left out at a time); NAME-seen: on training images",
+    )
     parser.add_argument("--images", type=int, default=512, help="that scores are taken on")
     parser.add_argument("--told-on", type=int, default=5000, help="images of the other half")
     parser.add_argument("--batch", type=int, default=128)
@@ -91,17 +99,22 @@ def options() -> argparse.Namespace:
 
 def criterion(method: str, draw: int, given: argparse.Namespace) -> Any:
     """A criterion; `draw` seeds those that draw themselves."""
+    lfe = partial(
+        tb.criteria.LinearFilterEnsembles, masks_per_channel=given.masks, precision=given.precision, seed=draw
+    )
+    loo = partial(tb.criteria.LeaveOneOut, precision=given.precision)
     made: dict[str, Callable[[], Any]] = {
         "random": lambda: tb.criteria.Random(seed=draw),
         "l1": lambda: tb.criteria.Magnitude(p=1),
         "fpgm": tb.criteria.GeometricMedian,
         "apoz": tb.criteria.APoZ,
         "taylor": tb.criteria.Taylor,
-        "lfe": lambda: tb.criteria.LinearFilterEnsembles(
-            masks_per_channel=given.masks, precision=given.precision, seed=draw
-        ),
+        "lfe": lfe,
+        "lfe-agreement": partial(lfe, performance="agreement"),
+        "loo": loo,
+        "loo-agreement": partial(loo, performance="agreement"),
     }
-    return made[method]()
+    return made[method.removesuffix(SEEN)]()
 
 
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
@@ -132,7 +145,8 @@ def measure(record: dict[str, Any], cell: Cell, given: argparse.Namespace, split
     if all(name in record["cells"] for name in names):
         return
     model, other = _trained.resnet(depth), _trained.other_half(splits, given.told_on)
-    batches = _trained.choosing(splits, given.images, given.batch, seed=draw)
+    images = _trained.seen if method.endswith(SEEN) else _trained.choosing
+    batches = images(splits, given.images, given.batch, seed=draw)
     used: Any = criterion(method, draw, given)
     seconds = None
     for name, (scope, gone) in names.items():

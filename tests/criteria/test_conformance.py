@@ -14,6 +14,7 @@ from torchbonsai.criteria import (
     GateSaliency,
     GeometricMedian,
     HessianDiagonal,
+    LeaveOneOut,
     LinearFilterEnsembles,
     Magnitude,
     Random,
@@ -43,7 +44,10 @@ CRITERIA = (
     GateSaliency(epochs=2),
     HessianDiagonal(probes=3),
     HessianDiagonal(probes=None),
+    LeaveOneOut(),
+    LeaveOneOut(performance="agreement"),
     LinearFilterEnsembles(),
+    LinearFilterEnsembles(performance="agreement"),
 )
 
 

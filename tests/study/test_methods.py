@@ -20,7 +20,7 @@ LFE = {
     "lfe-ridge": {"masks_per_channel": 1, "ridge": 1.0},
     "lfe-settled": {"cut": 0.5},
 }
-PASSES |= dict.fromkeys(LFE)
+PASSES |= dict.fromkeys((*LFE, "leave-one-out", "leave-one-out-agreement"))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,6 +7,7 @@ from torchbonsai.criteria.bn_scale import BatchNormScale
 from torchbonsai.criteria.gate_saliency import GateSaliency
 from torchbonsai.criteria.geometric_median import GeometricMedian
 from torchbonsai.criteria.hessian_diagonal import HessianDiagonal
+from torchbonsai.criteria.leave_one_out import LeaveOneOut
 from torchbonsai.criteria.linear_filter_ensembles import LinearFilterEnsembles
 from torchbonsai.criteria.linear_fit import LinearFit
 from torchbonsai.criteria.magnitude import Magnitude
@@ -24,6 +25,7 @@ __all__ = [
     "GateSaliency",
     "GeometricMedian",
     "HessianDiagonal",
+    "LeaveOneOut",
     "LinearFilterEnsembles",
     "LinearFit",
     "Magnitude",

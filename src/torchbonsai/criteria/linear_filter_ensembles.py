@@ -30,6 +30,7 @@ from torchbonsai.criteria.base import Scores, ScoringContext
 from torchbonsai.criteria.linear_fit import Floats, LinearFit, fit_linear, identifiable
 from torchbonsai.criteria.masked_loss import MaskedLoss
 from torchbonsai.criteria.masks import DESIGNS, Design, Masks, draw_round
+from torchbonsai.criteria.options import one_of
 from torchbonsai.criteria.performance import PERFORMANCES, Performance, lost
 from torchbonsai.graph.channel_graph import Ints
 from torchbonsai.graph.forward import undisturbed
@@ -82,10 +83,10 @@ class LinearFilterEnsembles:
     claims: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        _choice("design", self.design, DESIGNS)
-        _choice("drawn", self.drawn, ("layer", "global"))
-        _choice("performance", self.performance, PERFORMANCES)
-        _choice("precision", self.precision, ("model", "bf16"))
+        one_of("design", self.design, DESIGNS)
+        one_of("drawn", self.drawn, ("layer", "global"))
+        one_of("performance", self.performance, PERFORMANCES)
+        one_of("precision", self.precision, ("model", "bf16"))
         _between("keep", self.keep, 0, 1)
         _between("masks_per_channel", self.masks_per_channel, 0, math.inf)
         _between("doubt", self.doubt, 0, 0.5)
@@ -162,11 +163,6 @@ class LinearFilterEnsembles:
                 "a lower keep=, design='balanced', or ridge=",
             )
         )
-
-
-def _choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(message(f"{name} must be one of {', '.join(known)}", repr(value), "a typing error", known[0]))
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

@@ -19,6 +19,7 @@ from torchbonsai.criteria import (
     GateSaliency,
     GeometricMedian,
     HessianDiagonal,
+    LeaveOneOut,
     LinearFilterEnsembles,
     Magnitude,
     Random,
@@ -50,6 +51,8 @@ METHODS: dict[str, Callable[[int], Criterion]] = {
     "lfe-independent": lambda seed: LinearFilterEnsembles(design="independent", seed=seed),
     "lfe-ridge": lambda seed: LinearFilterEnsembles(masks_per_channel=1, ridge=1.0, seed=seed),
     "lfe-settled": lambda seed: LinearFilterEnsembles(cut=0.5, seed=seed),
+    "leave-one-out": lambda seed: LeaveOneOut(),
+    "leave-one-out-agreement": lambda seed: LeaveOneOut(performance="agreement"),
     "gates": lambda seed: GateSaliency(seed=seed),
 }
 PASSES = {"weights": 0, "activations": 1, "gradients": 3}

@@ -5,8 +5,9 @@
 Linear filter ensembles, Taylor, APoZ, L1, FPGM and random at 10, 30 and 50 % of the MACs removed, uniform and global
 scope. The networks have memorised every training image, so scores are taken on images of one fixed half of the test set
 and accuracy on the other half (5,000 images); with "-seen" behind a method's name, on training images instead. What
-needs images gets three draws of them, and random three seeds; what needs none (L1, FPGM) has one value and no interval. By default only the inner channels of the blocks are cut
-(`--only`): cutting the residual streams without any training afterwards leaves little to compare.
+needs images gets three draws of them, and random three seeds; what needs none (L1, FPGM) has one value and no interval.
+By default only the inner channels of the blocks are cut (`--only`): cutting the residual streams without any training
+afterwards leaves little to compare.
 One cell of the record a (network, method, draw, scope, share); goes on where it stopped. Writes
 results/criteria_resnets.json and .md.
 """

@@ -1,4 +1,4 @@
-"""What one sees while a study runs: a table that fills in, or a line a run where the output is no terminal."""
+"""What one sees while a study runs: a table that fills in and a bar, or a line a run on no terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,7 @@ class Live:
         self._columns = list(columns)
         self._cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
         self._running: dict[str, str] = {}
+        self._parts: dict[str, float] = {}  # of the running stages, how much of each is done
         self._start = time.monotonic()
         self._done, self._of = 0, 0
         self._live = RichLive(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
@@ -51,11 +53,13 @@ class Live:
         spec = event.stage.spec
         if event.what in ("done", "found"):
             self._running.pop(spec, None)
+            self._parts.pop(spec, None)
         elif event.what == "damaged":
             self._console.print(Text(f"run again: {event.stage.label}\n{event.note}"))
         else:
-            note = f" · {event.progress[2]}" if event.progress else ""
-            self._running[spec] = event.stage.label + note
+            done, of, note = event.progress or (0.0, 0.0, "")
+            self._running[spec] = event.stage.label + (f" · {note}" if note else "")
+            self._parts[spec] = min(done / of, 1.0) if of else 0.0
 
     def on_record(self, record: RunRecord) -> None:
         """A run's accuracy is known."""
@@ -85,8 +89,11 @@ class Live:
         for (start, name), row in self._cells.items():
             table.add_row(Text(start), Text(name), *[_mean(row.get(column)) for column in self._columns])
         running = " | ".join(list(self._running.values())[:4])
-        state = f"{self._elapsed()} · stage {self._done} of {self._of} · {running}"
-        return Group(table, Text(state, style="dim", overflow="ellipsis", no_wrap=True))
+        state = f"stage {self._done} of {self._of} · {self._elapsed()} · {running}"
+        foot = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(self._of, 1), completed=self._done + math.fsum(self._parts.values()), width=24)
+        foot.add_row(bar, Text(state, style="dim", overflow="ellipsis", no_wrap=True))
+        return Group(table, foot)
 
 
 def _mean(accuracies: list[float] | None) -> Text:

@@ -10,10 +10,15 @@ import pytest
 import torch
 
 import torchbonsai as tb
+from torchbonsai.data import DataConfig, load
 from torchbonsai.study.about import read_study
 from torchbonsai.study.config import config_of
 from torchbonsai.study.record import RunRecord
+from torchbonsai.study.stages.images import to_score_on
+from torchbonsai.study.stages.network import taken
+from torchbonsai.study.store import Store
 from torchbonsai.study.table import counted
+from torchbonsai.training.accuracy import accuracy
 
 SMALL: dict[str, Any] = {
     "starts": ["untrained", "pretrained", "trained"],
@@ -94,6 +99,25 @@ def test_records_say_what_was_achieved_and_checked(study: tuple[Path, list[RunRe
             assert r.verification["max_rel_error"] < 1e-10
     uniform = next(r for r in records if r.arm.control == "uniform-new")
     assert uniform.remade.startswith("factory at width 0.")
+
+
+def test_what_was_cut_is_looked_at_right_after_surgery_and_recalibrated(study: tuple[Path, list[RunRecord]]) -> None:
+    out, records = study
+    splits = load(DataConfig("fashion-target", limit_train=128))
+    for r in records:
+        if r.arm.control in ("dense", "uniform-new"):
+            assert r.rounds == (), "no weights are inherited through a cut"
+            continue
+        (point,) = r.rounds
+        done = Store(out / "stages").load(r.stages["network"])
+        assert done is not None
+        network, module = taken(done)
+        assert point.after_cut == accuracy(module, splits.val, splits)
+        assert tb.recalibrate(module, to_score_on(splits, 1000)), "there are norms"
+        assert point.recalibrated == accuracy(module, splits.val, splits)
+        assert (point.val_accuracy, point.epochs) == (r.val_accuracy, r.epochs)
+        assert (point.macs, point.params, point.widths) == (network.macs, network.params, r.widths)
+    assert len({r.rounds[0].after_cut for r in records if r.rounds}) > 2, "the looks differ"
 
 
 def test_a_dense_network_is_trained_once_for_all(study: tuple[Path, list[RunRecord]]) -> None:

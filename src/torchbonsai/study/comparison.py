@@ -20,7 +20,7 @@ from torchbonsai.study.arms import Arms
 from torchbonsai.study.config import CompareConfig, config_of, share_of
 from torchbonsai.study.executor import running
 from torchbonsai.study.look import look
-from torchbonsai.study.record import RunRecord, write
+from torchbonsai.study.record import Round, RunRecord, write
 from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished, Run, equal_compute, equal_epochs, spent_before
 from torchbonsai.study.settled import settled
@@ -71,7 +71,7 @@ def compare_config(
         runs = equal_epochs(arms)
         # The uniform controls come first: they need no training, and not every model can be remade.
         uniform = [n.stage for n in arms.cuts if n.arm.control == "uniform-new"]
-        first = [*uniform, *(n.stage for n in arms.cuts), *(s for r in runs for s in (r.measured, r.timed))]
+        first = [*uniform, *(n.stage for n in arms.cuts), *(s for r in runs for s in r.stages)]
         later: list[Run] = []
 
         def more() -> list[Stage]:
@@ -82,7 +82,7 @@ def compare_config(
                 for one in later:  # the costliest arm is trained as long as under equal epochs: it may be done
                     if one.measured.spec in finished:
                         on_record(record_of(one, finished, config))
-            return [stage for one in later for stage in (one.measured, one.timed)]
+            return [stage for one in later for stage in one.stages]
 
         run(first, store, executor, listener=listener, places=places, more=more)
     records = [record_of(one, finished, config) for one in runs]
@@ -132,4 +132,29 @@ def record_of(one: Run, finished: Finished, config: CompareConfig) -> RunRecord:
         timing={"training_seconds": training.timing["training_seconds"], "seconds": training.timing["seconds"]},
         environment=dict(training.record["environment"]),
         notes=tuple(finished[one.network.spec].result.get("notes", ())),
+        rounds=_round(one, finished),
+    )
+
+
+def _round(one: Run, finished: Finished) -> tuple[Round, ...]:
+    """Validation accuracy right after the cut, recalibrated, and after the training; of arms that were cut."""
+    if (
+        one.after_cut is None
+        or one.recalibrated is None
+        or not {one.after_cut.spec, one.recalibrated.spec} <= set(finished)
+    ):
+        return ()  # not cut, or not looked at yet
+    network, training = finished[one.network.spec].result["network"], finished[one.trained.spec].result
+    recalibrated = finished[one.recalibrated.spec].result
+    return (
+        Round(
+            epochs=training["epochs"],
+            macs=network["macs"],
+            params=network["params"],
+            channels=sum(network["widths"].values()),
+            widths=network["widths"],
+            after_cut=finished[one.after_cut.spec].result["val_accuracy"],
+            recalibrated=recalibrated["val_accuracy"] if recalibrated["norms"] else None,
+            val_accuracy=finished[one.measured.spec].result["val_accuracy"],
+        ),
     )

@@ -9,7 +9,7 @@ from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Arms, Cut, label
 from torchbonsai.study.fairness import Spent, costliest, stretched_epochs, training_macs
 from torchbonsai.study.record import Arm
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.stages.measure import Evaluate, Time
+from torchbonsai.study.stages.measure import Evaluate, Time, Validate
 from torchbonsai.study.stages.snapshots import Snapshot
 from torchbonsai.study.stages.start import FreshHead
 from torchbonsai.study.stages.train import Train
@@ -21,7 +21,8 @@ Finished = Mapping[str, Done]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One arm with one seed. total: of training MACs, allowed under equal-compute."""
+    """One arm with one seed. after_cut, recalibrated: looks at validation right after surgery, of arms that inherit
+    weights. total: of training MACs, allowed under equal-compute."""
 
     arm: Arm
     seed: int
@@ -30,7 +31,14 @@ class Run:
     trained: Stage
     measured: Stage
     timed: Stage
+    after_cut: Stage | None = None
+    recalibrated: Stage | None = None
     total: int | None = None
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Those that end it, in order."""
+        return [s for s in (self.after_cut, self.recalibrated, self.measured, self.timed) if s is not None]
 
 
 def equal_epochs(arms: Arms) -> list[Run]:
@@ -108,4 +116,10 @@ def _run(arms: Arms, cut: Cut, epochs: float) -> Run:
     # Weights do not change the time: a network is timed before its training, once for both fairnesses.
     network = arms.untrained(cut.seed) if cut.arm.control == "dense" else cut.stage
     timed = Stage(Time(target, numerics), {"model": network}, f"timing {network.label}")
-    return Run(cut.arm, cut.seed, cut.start, cut.stage, trained, measured, timed)
+    run = Run(cut.arm, cut.seed, cut.start, cut.stage, trained, measured, timed)
+    if cut.arm.control in ("dense", "uniform-new"):  # nothing is inherited through a cut
+        return run
+    seen = {"model": cut.stage}
+    after = Stage(Validate(target, numerics), seen, f"validation right after the cut: {name}")
+    again = Validate(target, numerics, arms.config.score_images)
+    return replace(run, after_cut=after, recalibrated=Stage(again, seen, f"validation, norms recalibrated: {name}"))

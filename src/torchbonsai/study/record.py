@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cattrs
 
@@ -15,6 +15,8 @@ from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.fairness import Spent
 
 CONTROLS = ("random-widths", "uniform-new", "dense", "reinitialised", "shuffled", "drawn-widths")
+Unit = Literal["macs", "params", "channels"]
+"""What a budget counts, and with it the size of a network: the name of a number of `RunRecord`."""
 VOLATILE = ("latency", "timing", "environment")
 """Fields that may differ between an unbroken run and a continued one."""
 
@@ -116,6 +118,11 @@ class RunRecord:
     def share(self) -> float:
         """MACs kept, of the dense network's."""
         return self.macs / self.dense_macs
+
+    @property
+    def channels(self) -> int:
+        """Channels kept, of all groups."""
+        return sum(self.widths.values())
 
     @property
     def name(self) -> str:

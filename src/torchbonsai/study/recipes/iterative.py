@@ -19,7 +19,7 @@ from torchbonsai.study.fairness import costliest
 from torchbonsai.study.recipes.chain import Chain, Draft, spent
 from torchbonsai.study.recipes.kit import Cut, Kit, look_at
 from torchbonsai.study.recipes.longer import longer
-from torchbonsai.study.record import Arm
+from torchbonsai.study.record import Arm, Unit
 from torchbonsai.study.runs import Finished
 from torchbonsai.study.stage import Stage
 
@@ -30,6 +30,7 @@ class Iterative:
     name: ClassVar[str]
     method: ClassVar[str]
     config: ClassVar[type[Any]]
+    unit: ClassVar[Unit] = "macs"
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

@@ -26,7 +26,7 @@ from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.prune import Trim
@@ -101,6 +101,7 @@ class Recipe(Iterative):
 
     name: ClassVar[str] = "network-trimming"
     config: ClassVar[type[NetworkTrimming]] = NetworkTrimming
+    unit: ClassVar[Unit] = "params"
     method: ClassVar[str] = (
         "Hu, Peng, Tai, Tang: Network Trimming, arXiv 1607.03250. The paper's, as secondary sources give it, for only "
         "its abstract could be read: APoZ after the ReLU, the threshold of mean + 1 standard deviation of the layer, "

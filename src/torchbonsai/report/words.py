@@ -96,7 +96,7 @@ def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
             f"timing the slowest tenth took up to {spread:.2f}x the fastest tenth"
         )
     if any(r.uneven for r in rows):
-        notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget")
+        notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget, where that counts MACs")
     inexact = sorted({x.arm.name for x in rows for r in x.records if r.verification and not r.verification["exact"]})
     if inexact:
         notes.append(f"not equal to its masked network, by nature: {', '.join(inexact)}")

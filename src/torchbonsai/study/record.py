@@ -30,6 +30,7 @@ class Arm:
     CONTROLS. budget: as the user wrote it, "" of the dense control under equal-epochs, which belongs to all.
     source_counted: False on the row that shows a pretrained start once more with its source training free, as if
     downloaded. shape_of: of "reinitialised", the start that ended in that shape, where starts ended in different ones.
+    fits: of "uniform-new", the arms ("start method") whose size it has, where those of a study differ by more than 2 %.
     """
 
     start: str
@@ -39,6 +40,7 @@ class Arm:
     fairness: str
     source_counted: bool = True
     shape_of: str = added_later("")
+    fits: tuple[str, ...] = added_later(())
 
     @property
     def name(self) -> str:
@@ -46,7 +48,7 @@ class Arm:
         names = {
             "": self.method,
             "random-widths": f"random channels, widths of {self.method}",
-            "uniform-new": "uniform width, new weights",
+            "uniform-new": f"uniform width, new weights{', size of ' if self.fits else ''}{', '.join(self.fits)}",
             "dense": "dense network",
             "reinitialised": f"new weights, widths of {' '.join(filter(None, (self.method, self.shape_of)))}",
             "shuffled": f"shuffled {self.method}, new weights",

@@ -132,6 +132,14 @@ def test_new_weights_at_the_same_shape_say_how_they_were_made(study: tuple[Path,
     assert anew.remade == f"factory at widths 20, {trimmed.widths['conv2']}, {trimmed.widths['fc1']}"
 
 
+def test_the_uniform_width_has_as_many_parameters(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    for fairness in ("equal-epochs", "equal-compute"):
+        (uniform,), (trimmed,) = of(records, "uniform-new", fairness), of(records, "", fairness)
+        assert 0.95 * trimmed.params <= uniform.params <= trimmed.params
+        assert uniform.macs < 0.9 * trimmed.macs, "matched in MACs it would have more parameters"
+
+
 def test_the_small_network_loads_and_the_report_tells_the_method(study: tuple[Path, list[RunRecord]]) -> None:
     out, records = study
     found = read_study(out)

@@ -4,21 +4,23 @@
                       └ validation after every cut and every training
 
 Controls: random channels with the same counts in every round; the last shape with new weights; uniform width from new
-weights at the same MACs; the dense network trained in the same rounds.
+weights at the same MACs (where the budget counts parameters: with as many of those), one for all arms that are within
+2 %; the dense network trained in the same rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torchbonsai.study.arms import EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest
 from torchbonsai.study.recipes.chain import Chain, Draft, spent
 from torchbonsai.study.recipes.kit import Cut, Kit, look_at
 from torchbonsai.study.recipes.longer import longer
+from torchbonsai.study.recipes.sizes import Group, Sizes, groups, sizes
 from torchbonsai.study.record import Arm, Unit
 from torchbonsai.study.runs import Finished
 from torchbonsai.study.stage import Stage
@@ -119,15 +121,27 @@ class Iterative:
         ]
 
     def _from_new(self, kit: Kit, pruned: Sequence[Chain], finished: Finished) -> list[Chain]:
-        """The last shapes with new weights, and a uniform width at the MACs of the seed's first arm."""
+        """The last shapes with new weights, and uniform widths of the arms' sizes."""
         length = sum(self._lengths())
         renewed = [(c.seed, *kit.reinitialised(c, of)) for c, of in _shapes(pruned, finished)]
-        made = [kit.one_training(arm, seed, start, length) for seed, arm, start in renewed]
-        for seed in self.settings.seeds:
-            like = finished[next(c for c in pruned if c.seed == seed).network.spec].result["network"]
-            arm, start = kit.uniform(self.reached, seed, like["macs"] / like["dense_macs"])
-            made.append(kit.one_training(arm, seed, start, length))
-        return made
+        renewed += self._uniform(kit, groups(self._sizes(pruned, finished)))
+        return [kit.one_training(arm, seed, start, length) for seed, arm, start in renewed]
+
+    @property
+    def _matched(self) -> Literal["macs", "params"]:
+        """What a uniform width has as much of as the arm that it belongs to."""
+        return "params" if self.unit == "params" else "macs"
+
+    def _sizes(self, pruned: Iterable[Chain], finished: Finished) -> Sizes:
+        return sizes(pruned, self._matched, finished)
+
+    def _uniform(self, kit: Kit, found: Sequence[Group]) -> list[tuple[int, Arm, Stage]]:
+        """(seed, arm, start) of every control of uniform width; it says whose it is where there are several."""
+        return [
+            (seed, *kit.uniform(self.reached, seed, share, self._matched, g.arms if len(found) > 1 else ()))
+            for g in found
+            for seed, share in g.share.items()
+        ]
 
     # ------------------------------------------------------------------ equal compute
     def _equal_compute(
@@ -151,10 +165,18 @@ class Iterative:
     def _spending_all(
         self, kit: Kit, found: Sequence[Chain], equal: Sequence[Chain], total: int, finished: Finished
     ) -> list[Chain | Draft]:
-        """The controls from new weights, each one training for all of the total."""
+        """The controls from new weights, each one training for all of the total.
+
+        A uniform width of equal epochs is taken again by every arm that is still of its size.
+        """
         own = {(c.seed, c.arm.start, c.arm.method): c for c in reversed(found) if c.arm.control == ""}
         starts = [(c.seed, *kit.reinitialised(c, of), c.network) for c, of in _shapes([*own.values()], finished)]
-        starts += [(c.seed, c.arm, c.start, c.start) for c in equal if c.arm.control == "uniform-new"]
+        before = groups(self._sizes((c for c in equal if c.arm.control == ""), finished))
+        uniform = self._uniform(kit, groups(self._sizes(own.values(), finished), before))
+        unknown = tuple(start for _, _, start in uniform if start.spec not in finished)
+        if unknown:
+            return [Draft(unknown)]
+        starts += [(seed, arm, start, start) for seed, arm, start in uniform]
         return [
             kit.spending_all(arm, seed, start, finished[sized.spec].result["network"]["macs"], total)
             for seed, arm, start, sized in starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.models.sources import library_of
@@ -139,12 +140,17 @@ class Kit:
         label = f"new weights at the widths of {like.arm.start_name} {like.arm.name}, seed {like.seed}"
         return arm, Stage(Reinitialise(like.seed), {"model": like.network}, label)
 
-    def uniform(self, budget: str, seed: int, share: float) -> tuple[Arm, Stage]:
-        """The control of uniform width from new weights, at so many of the dense MACs: its arm and its start."""
+    def uniform(
+        self, budget: str, seed: int, share: float, of: Literal["macs", "params"] = "macs", fits: tuple[str, ...] = ()
+    ) -> tuple[Arm, Stage]:
+        """The control of uniform width from new weights: its arm and its start.
+
+        share: of the dense network's MACs, or of what `of` says. fits: as in `Arm`.
+        """
         m = self.material
-        config = Uniform(m.model, m.target, share, seed, m.code)
-        arm = Arm("untrained", "", "uniform-new", budget, EQUAL_EPOCHS)
-        return arm, Stage(config, {"dense": self.new(seed)}, f"uniform width, seed {seed}")
+        config = Uniform(m.model, m.target, share, seed, m.code, of)
+        arm = Arm("untrained", "", "uniform-new", budget, EQUAL_EPOCHS, fits=fits)
+        return arm, Stage(config, {"dense": self.new(seed)}, f"{arm.name}, seed {seed}")
 
     def one_training(self, arm: Arm, seed: int, start: Stage, epochs: float) -> Chain:
         """A network that is trained once and never cut."""

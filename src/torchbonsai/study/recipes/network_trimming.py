@@ -12,7 +12,7 @@ Of the paper itself only the abstract could be read: APoZ, the threshold, the fe
 weights are as secondary sources give them, notes and implementations by others.
 
 Controls: the dense network retrained equally long; random channels with the same counts in every round; the final shape
-with new weights; uniform width from new weights at the same MACs.
+with new weights; uniform width from new weights with as many parameters.
 """
 
 from __future__ import annotations

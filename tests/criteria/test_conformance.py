@@ -44,6 +44,8 @@ CRITERIA = (
     HessianDiagonal(probes=3),
     HessianDiagonal(probes=None),
     LinearFilterEnsembles(),
+    LinearFilterEnsembles(performance="accuracy"),
+    LinearFilterEnsembles(performance="agreement"),
 )
 
 
@@ -119,6 +121,17 @@ class Undeclared(Base):
         return super().score(context)
 
 
+class OwnReading(Base):
+    """Reads batches itself, so that a loss of one's own is passed over."""
+
+    needs = frozenset({"weights", "activations"})
+
+    def score(self, context):
+        for inputs, _ in context.data():
+            context.model(inputs)
+        return super().score(context)
+
+
 class Nonsense(Base):
     needs = frozenset({"nonsense"})
 
@@ -164,6 +177,7 @@ class RefusesSome(Magnitude):
         (PythonSeed(), "random state"),
         (Writes(), "was changed"),
         (LeavesGradients(), "was changed"),
+        (OwnReading(), "a loss of one's own"),
         (Nonsense(), "none of"),
         (Undeclared(), "needs data"),
         (Changing(), "two runs"),

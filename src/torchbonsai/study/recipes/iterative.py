@@ -3,6 +3,8 @@
     start ─ [train ─] cut ─ train ─ cut ─ train … ─ test
                       └ validation after every cut and every training
 
+Weights are kept after a cut, rewound or made anew (`--weights`), in the control of random channels alike.
+
 Controls: random channels with the same counts in every round; the last shape with new weights; uniform width from new
 weights at the same MACs (where the budget counts parameters: with as many of those), one for all arms that are within
 2 %; the dense network trained in the same rounds.
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torchbonsai.study.arms import EQUAL_EPOCHS, Material
@@ -98,14 +99,12 @@ class Iterative:
         warm = len(self.before)
         before = kit.steps(start, None, lengths[:warm], seed, f"{arm.start_name} dense")
         begin = before[-1].trained if before else start
-        cut = partial(self.cut, kit, arm.method, seed)
-        steps = kit.steps(
-            begin, lambda m, n: cut(m, n - warm), lengths[warm:], seed, f"{arm.start_name} {arm.method}", warm
-        )
+        cut = self._of_round(kit, arm.method, seed)
+        steps = kit.steps(begin, cut, lengths[warm:], seed, f"{arm.start_name} {arm.method}", warm)
         return kit.chain(arm, seed, start, (*before, *steps))
 
     def _random(self, kit: Kit, like: Chain) -> Chain:
-        return kit.random_like(like, self._lengths(), len(self.before))
+        return kit.random_like(like, self._lengths(), len(self.before), self.settings.weights)
 
     def _dense(self, kit: Kit) -> list[Chain]:
         """The dense network from every start, trained in the same rounds."""
@@ -153,11 +152,12 @@ class Iterative:
         found: list[Chain | Draft] = []
         for like in (*pruned, *(c for c in equal if c.arm.control == "dense")):
             for counted in (True, False) if spent(like, finished).source else (like.arm.source_counted,):
-                own = longer(kit, like, self._of_round(kit, like), total, finished, counted)
+                own = longer(kit, like, self._of_round(kit, like.arm.method, like.seed), total, finished, counted)
                 found.append(own)
                 follower = chance.get((like.seed, like.arm))
                 if follower is not None and isinstance(own, Chain):
-                    found.append(longer(kit, follower, kit.random_cut(own), total, finished, counted))
+                    drawn = kit.random_cut(own, self.settings.weights)
+                    found.append(longer(kit, follower, drawn, total, finished, counted))
         if not all(isinstance(c, Chain) for c in found) or not _done(found, finished):
             return found
         return [*found, *self._spending_all(kit, [c for c in found if isinstance(c, Chain)], equal, total, finished)]
@@ -182,9 +182,10 @@ class Iterative:
             for seed, arm, start, sized in starts
         ]
 
-    def _of_round(self, kit: Kit, like: Chain) -> Cut:
-        warm = len(self.before)
-        return lambda model, number: self.cut(kit, like.arm.method, like.seed, model, number - warm)
+    def _of_round(self, kit: Kit, method: str, seed: int) -> Cut:
+        """The cut of a round, and what becomes of the weights."""
+        warm, weights = len(self.before), self.settings.weights
+        return lambda model, number: kit.renewed(self.cut(kit, method, seed, model, number - warm), weights, seed)
 
 
 def _done(chains: Sequence[Chain | Draft], finished: Finished) -> bool:

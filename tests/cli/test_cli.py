@@ -43,6 +43,7 @@ def compare(out: Path, *more: str) -> int:
         (["--data", "cifar11"], "cifar10"),
         (["--data", "cifar10"], "--data-dir"),
         (["--source", "no-such-file.pt"], "a source must be a data set or a checkpoint"),
+        (["--source", "timm:resnet18"], "--source weights of the recipe pretraining-impact, beside --model timm:NAME"),
         (["--source", "fashion-source-28"], "shape"),
         (["--source", "fashion-source", "--starts", "untrained"], "source belongs to the 'pretrained' start"),
         (["--source-epochs", "2", "--starts", "trained"], "source_epochs belongs to the 'pretrained' start"),

@@ -47,6 +47,7 @@ CRITERIA = (
     LeaveOneOut(),
     LeaveOneOut(performance="agreement"),
     LinearFilterEnsembles(),
+    LinearFilterEnsembles(performance="accuracy"),
     LinearFilterEnsembles(performance="agreement"),
 )
 
@@ -123,6 +124,17 @@ class Undeclared(Base):
         return super().score(context)
 
 
+class OwnReading(Base):
+    """Reads batches itself, so that a loss of one's own is passed over."""
+
+    needs = frozenset({"weights", "activations"})
+
+    def score(self, context):
+        for inputs, _ in context.data():
+            context.model(inputs)
+        return super().score(context)
+
+
 class Nonsense(Base):
     needs = frozenset({"nonsense"})
 
@@ -168,6 +180,7 @@ class RefusesSome(Magnitude):
         (PythonSeed(), "random state"),
         (Writes(), "was changed"),
         (LeavesGradients(), "was changed"),
+        (OwnReading(), "a loss of one's own"),
         (Nonsense(), "none of"),
         (Undeclared(), "needs data"),
         (Changing(), "two runs"),

@@ -185,6 +185,38 @@ def test_accuracy_as_the_performance():
     assert np.allclose(scores[group.name], np.linalg.lstsq(design, np.array(found), rcond=None)[0][1:])
 
 
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (lambda x, y: x, "a batch that is torch.float32"),
+        (lambda x, y: (x,), "a batch that is tuple"),
+        (lambda x, y: (x, y.float()), r"batch\[1\] that is torch.float32"),
+        (lambda x, y: (x, F.one_hot(y, 3)), r"classes \(20, 3\) beside an output"),
+        (lambda x, y: (x, None), r"batch\[1\] that is NoneType"),
+    ],
+    ids=["inputs alone", "a tuple of them", "numbers", "one-hot", "nothing"],
+)
+def test_accuracy_without_class_numbers_is_refused(batch, got):
+    model, ((x, y), *_) = classifier()
+    criterion = LinearFilterEnsembles(performance="accuracy")
+    context = ScoringContext(tb.trace(model, x), model, [batch(x, y)])
+    with pytest.raises(DataError, match=rf"class numbers, \(N,\) integers[\s\S]*{got}"):
+        context.resolve(criterion)
+
+
+def test_accuracy_of_what_gives_no_classes_is_refused():
+    x = seeded(lambda: torch.randn(5, 4))
+    with pytest.raises(DataError, match=r"beside an output that is dict"):
+        scored(LinearFilterEnsembles(performance="accuracy"), seeded(InADict), [(x, torch.zeros(5).long())])
+
+
+@pytest.mark.parametrize("performance", ["accuracy", "agreement"])
+def test_a_loss_that_would_be_ignored_is_refused(performance):
+    model, batches = classifier()
+    with pytest.raises(ConfigError, match="would be ignored"):
+        scored(LinearFilterEnsembles(performance=performance), model, batches, lambda m, b: m(b[0]).square().mean())
+
+
 def test_agreement_is_minus_the_divergence_from_the_whole_network():
     model, batches = classifier()
     criterion = LinearFilterEnsembles(performance="agreement", design="hadamard", keep=0.5, masks_per_channel=1)

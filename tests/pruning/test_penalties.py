@@ -207,6 +207,24 @@ def test_copies_wrappers_and_compiled_steps():
     assert penalty(model.half()).dtype == torch.float32
 
 
+def test_a_penalty_of_the_model_before_it_was_cut_is_refused():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    graph = tb.trace(model, x)
+    penalties = (
+        tb.penalties.GroupLasso(graph),
+        tb.penalties.BatchNormL1(graph),
+        tb.penalties.GrowingL2(graph, {"0": [True] * 8}),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tb.Pruner(model, x, optimizer, budget=tb.Budget(channels=4)).step()
+    assert model[0].out_features == 4
+    for penalty in penalties:
+        with pytest.raises(ConfigError, match=r"(?s)of shape \(4.*traced with \(8.*one that was pruned"):
+            penalty(model)
+    assert tb.penalties.GroupLasso(tb.trace(model, x))(model).item() > 0
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

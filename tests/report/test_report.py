@@ -86,6 +86,9 @@ def test_half_of_the_test_set_and_training_elsewhere_are_said_where_they_are_so(
     assert "of pretrained starts, trained elsewhere, only what was spent here" in text
     assert "elsewhere" not in "\n".join(words.footnotes(rows(here), halves))
     (choice,) = about().choices
+    assert "from 9 trainings of 3 arms; 71" in chosen(choice, about().data)
+    left_out = "9 trainings of 3 arms (2 left out: over 2 % more parameters than any method's network); 71"
+    assert left_out in chosen(replace(choice, larger=2, unit="params"), about().data)
     assert chosen(choice, about().data).endswith("71.0% on test.")
     assert chosen(choice, halves).endswith("71.0% on one half of the test set.")
     told = page(study(data=halves))

@@ -83,7 +83,7 @@ def chosen(choice: Choice, data: Mapping[str, Any]) -> str:
     where = words.tested(data) if "unseen" in data else "test"
     return (
         f"Best at {choice.budget}: {choice.arm}, seed {choice.seed}; {choice.val_accuracy:.1%} on validation, by which "
-        f"it was chosen from {choice.runs} trainings of {choice.arms} arms; {choice.test_accuracy:.1%} on {where}."
+        f"it was chosen from {words.chosen_from(choice)}; {choice.test_accuracy:.1%} on {where}."
     )
 
 

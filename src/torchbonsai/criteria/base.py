@@ -101,6 +101,11 @@ class ScoringContext:
             )
         return self.batches
 
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` is one that the user gave."""
+        return self._loss is not None
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss given, else the cross-entropy of `model` on the batch; a scalar, a mean over the batch."""
         if self._loss is not None:

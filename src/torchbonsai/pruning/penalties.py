@@ -43,10 +43,11 @@ class BatchNormL1:
         self._places = {name: _Index(np.flatnonzero(a != FROZEN)) for name, a in held if a is not None}
         if not self._places:
             raise _nothing("scales of batch norm", "a network without batch norm, or whose norms have no scale")
+        self._shapes = {name: graph.shapes[name] for name in self._places}
 
     def __call__(self, model: nn.Module) -> Tensor:
         """A scalar, ≥ 0, differentiable in the model's scales."""
-        tensors = _parameters(model, self._places)
+        tensors = _parameters(model, self._shapes)
         return _sum(tensors[name][place.on(tensors[name])].abs().sum() for name, place in self._places.items())
 
 
@@ -189,10 +190,11 @@ class _Slices:
             key: (_Index(np.flatnonzero(atoms != FROZEN)), _Index(atoms[atoms != FROZEN]))
             for key, atoms in found.items()
         }
+        self.shapes = {name: graph.shapes[name] for name, _ in found}
 
     def squares(self, model: nn.Module) -> Tensor:
         """(n_atoms,) the sum of the squared entries of each atom's slices."""
-        tensors = _parameters(model, [name for name, _ in self.places])
+        tensors = _parameters(model, self.shapes)
         some = next(iter(tensors.values()))
         total = torch.zeros(self.n_atoms, dtype=torch.promote_types(some.dtype, torch.float32), device=some.device)
         for (name, axis), (positions, atoms) in self.places.items():
@@ -211,20 +213,32 @@ class _Slices:
         return total
 
 
-def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """The parameters of those names, also inside DistributedDataParallel."""
+def _parameters(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The parameters of those names, also inside DistributedDataParallel.
+
+    Raises ConfigError where one is not there, or has another shape than when it was traced: positions in it are no
+    longer those of the same channels.
+    """
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
     try:
-        return {name: inner.get_parameter(name) for name in names}
+        found = {name: inner.get_parameter(name) for name in shapes}
     except AttributeError as error:
-        raise ConfigError(
-            message(
-                "a penalty needs the model that was traced, or one with parameters of the same names",
-                f"{type(inner).__name__}: {error}",
-                "another model, or one that was pruned or changed since",
-                "make the penalty anew from a trace of this model",
-            )
-        ) from error
+        raise _another(inner, str(error)) from error
+    for name, tensor in found.items():
+        if tuple(tensor.shape) != tuple(shapes[name]):
+            raise _another(inner, f"{name} of shape {tuple(tensor.shape)}, traced with {tuple(shapes[name])}")
+    return found
+
+
+def _another(model: nn.Module, got: str) -> ConfigError:
+    return ConfigError(
+        message(
+            "a penalty needs the model that was traced, or one with parameters of the same names and shapes",
+            f"{type(model).__name__}: {got}",
+            "another model, or one that was pruned or changed since",
+            "make the penalty anew from a trace of this model",
+        )
+    )
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:

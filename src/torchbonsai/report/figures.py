@@ -149,9 +149,9 @@ def _arm(row: Row) -> str:
 def _cut(found: list[Row]) -> list[Row]:
     """One row for each way of choosing widths: under equal-compute they are the same, and so are random's."""
     chosen = [r for r in found if r.arm.control in ("", "uniform-new")]
-    first: dict[tuple[str, ...], Row] = {}
+    first: dict[tuple[object, ...], Row] = {}
     for r in sorted(chosen, key=lambda r: not r.arm.source_counted):  # a free source only where none is counted
-        first.setdefault((r.arm.start, r.arm.method, r.arm.control, r.arm.budget), r)
+        first.setdefault((r.arm.start, r.arm.method, r.arm.control, r.arm.budget, r.arm.fits), r)
     return [r for r in chosen if r in first.values()]
 
 

@@ -43,6 +43,7 @@ def content(study: Study) -> dict[str, Any]:
         "title": title(study),
         "sentences": [*study.about.sentences, *(f.sentence for f in findings(records))],
         "choices": study.about.choices,
+        "chosen_from": words.chosen_from,
         "tested": words.tested(study.about.data),
         "columns": console.COLUMNS,
         "blocks": [_block(*block, study.about.data) for block in blocks(records)],

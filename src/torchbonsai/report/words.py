@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchbonsai.core.units import human
+from torchbonsai.study.about import Choice
 from torchbonsai.study.statistics import LEVEL, Interval
 from torchbonsai.study.table import Row
+
+UNITS = {"macs": "MACs", "params": "parameters", "channels": "channels"}
 
 
 def percent(value: float) -> str:
@@ -29,6 +32,16 @@ def difference(interval: Interval | None) -> str:
     if interval.low is None or interval.high is None:
         return mean
     return f"{mean} [{interval.low * 100:+.1f}, {interval.high * 100:+.1f}]"
+
+
+def chosen_from(choice: Choice) -> str:
+    """How many trainings the best network was chosen from, and how many were left out because they are larger."""
+    out = (
+        f" ({choice.larger} left out: over 2 % more {UNITS[choice.unit]} than any method's network)"
+        if choice.larger
+        else ""
+    )
+    return f"{choice.runs} trainings of {choice.arms} arms{out}"
 
 
 def kept(row: Row) -> str:
@@ -83,7 +96,7 @@ def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
             f"timing the slowest tenth took up to {spread:.2f}x the fastest tenth"
         )
     if any(r.uneven for r in rows):
-        notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget")
+        notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget, where that counts MACs")
     inexact = sorted({x.arm.name for x in rows for r in x.records if r.verification and not r.verification["exact"]})
     if inexact:
         notes.append(f"not equal to its masked network, by nature: {', '.join(inexact)}")

@@ -12,7 +12,7 @@ import cattrs
 
 from torchbonsai.core.config import write_atomic
 from torchbonsai.core.errors import ArtifactError, message
-from torchbonsai.study.record import RunRecord, read
+from torchbonsai.study.record import RunRecord, Unit, read
 
 FILE = "study.json"
 
@@ -21,7 +21,9 @@ FILE = "study.json"
 class Choice:
     """The best small network under a budget: chosen on validation, its test accuracy beside it.
 
-    runs, arms: how many it was chosen from. folder: where it is saved, beside study.json. load: the lines that load it.
+    runs, arms: how many it was chosen from. larger: trainings that were left out, since their networks have over 2 %
+    more of `unit`, which is what the budget counts, than every network of a method. folder: where it is saved, beside
+    study.json. load: the lines that load it.
     """
 
     budget: str
@@ -35,6 +37,8 @@ class Choice:
     arms: int
     folder: str
     load: str
+    larger: int = 0
+    unit: Unit = "macs"
 
 
 @dataclass(frozen=True)

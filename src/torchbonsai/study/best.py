@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torchbonsai.artifacts.save import save
 from torchbonsai.study.about import Choice
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.stages.network import taken
 from torchbonsai.study.store import Done
+from torchbonsai.study.table import TOLERANCE
 from torchbonsai.surgery.plan import PruningPlan
 
 
-def candidates(records: Iterable[RunRecord], budget: str) -> list[RunRecord]:
-    """Every small network at the budget, controls too, under whatever fairness it was trained."""
-    return [r for r in records if r.arm.budget == budget and r.arm.control != "dense"]
+def candidates(records: Iterable[RunRecord], budget: str, unit: Unit) -> tuple[list[RunRecord], int]:
+    """The small networks at the budget, controls too, under whatever fairness they were trained; and how many others
+    were left out for their size.
+
+    A control may carry a budget's name and be larger than what was cut to it: small is what has, within 2 %, no more
+    of the budget's `unit` than the largest network of a method.
+    """
+    found = [r for r in records if r.arm.budget == budget and r.arm.control != "dense"]
+    largest = max(getattr(r, unit) for r in found if r.arm.control == "")
+    small = [r for r in found if getattr(r, unit) <= (1 + TOLERANCE) * largest]
+    return small, len(found) - len(small)
 
 
 def best(found: Iterable[RunRecord]) -> RunRecord:
@@ -24,8 +33,17 @@ def best(found: Iterable[RunRecord]) -> RunRecord:
     return min(found, key=lambda r: (-r.val_accuracy, r.macs, r.name))
 
 
-def hand_over(record: RunRecord, trained: Done, found: list[RunRecord], out: Path) -> Choice:
-    """Save the network that `trained` left to out/best/<budget>, and say how to load it."""
+def choose(records: Sequence[RunRecord], trained: Mapping[str, Done], budget: str, unit: Unit, out: Path) -> Choice:
+    """Save the best small network at the budget to out/best/<budget>, and say how to load it.
+
+    trained: a record's name -> what its last training left. unit: what the budget counts.
+    """
+    found, larger = candidates(records, budget, unit)
+    chosen = best(found)
+    return _hand_over(chosen, trained[chosen.name], found, larger, unit, out)
+
+
+def _hand_over(record: RunRecord, trained: Done, found: list[RunRecord], larger: int, unit: Unit, out: Path) -> Choice:
     network, module = taken(trained)
     plan = None if network.plan is None else PruningPlan.from_json(network.plan)
     folder = out / "best" / record.arm.budget
@@ -42,5 +60,7 @@ def hand_over(record: RunRecord, trained: Done, found: list[RunRecord], out: Pat
         runs=len(found),
         arms=len({r.arm for r in found}),
         folder=str(Path("best") / record.arm.budget),
+        larger=larger,
+        unit=unit,
         load=f"import torchbonsai as tb\nmodel = tb.load({json.dumps(str(folder))})",
     )

@@ -98,8 +98,9 @@ def checkpoint_of(name: str) -> tuple[Source, dict[str, str]]:
             message(
                 "a source must be a data set or a checkpoint file",
                 repr(name),
-                "a mistyped name or path",
-                f"data sets are {', '.join(data_names())}",
+                "a mistyped name or path, or a model of a library instead of its weights",
+                f"data sets are {', '.join(data_names())}; what a library's authors trained is --source weights of the "
+                "recipe pretraining-impact, beside --model timm:NAME (or torchvision:, hf:)",
             )
         )
     digest = file_digest(path)

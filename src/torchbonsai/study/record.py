@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cattrs
 
@@ -15,6 +15,8 @@ from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.fairness import Spent
 
 CONTROLS = ("random-widths", "uniform-new", "dense", "reinitialised", "shuffled", "drawn-widths")
+Unit = Literal["macs", "params", "channels"]
+"""What a budget counts, and with it the size of a network: the name of a number of `RunRecord`."""
 VOLATILE = ("latency", "timing", "environment")
 """Fields that may differ between an unbroken run and a continued one."""
 
@@ -28,6 +30,7 @@ class Arm:
     CONTROLS. budget: as the user wrote it, "" of the dense control under equal-epochs, which belongs to all.
     source_counted: False on the row that shows a pretrained start once more with its source training free, as if
     downloaded. shape_of: of "reinitialised", the start that ended in that shape, where starts ended in different ones.
+    fits: of "uniform-new", the arms ("start method") whose size it has, where those of a study differ by more than 2 %.
     """
 
     start: str
@@ -37,6 +40,7 @@ class Arm:
     fairness: str
     source_counted: bool = True
     shape_of: str = added_later("")
+    fits: tuple[str, ...] = added_later(())
 
     @property
     def name(self) -> str:
@@ -44,7 +48,7 @@ class Arm:
         names = {
             "": self.method,
             "random-widths": f"random channels, widths of {self.method}",
-            "uniform-new": "uniform width, new weights",
+            "uniform-new": f"uniform width, new weights{', size of ' if self.fits else ''}{', '.join(self.fits)}",
             "dense": "dense network",
             "reinitialised": f"new weights, widths of {' '.join(filter(None, (self.method, self.shape_of)))}",
             "shuffled": f"shuffled {self.method}, new weights",
@@ -82,8 +86,8 @@ class RunRecord:
     multiply-add each. budget_macs: the ceiling, None of the dense control. widths: group -> channels kept.
     epochs: after the cut, or after the start where there are `rounds` of cutting and training, the points of a curve.
     total_macs_allowed: of equal-compute. notes: what cuts had to say. scored: of each cut, what is known of its scores
-    (of linear filter ensembles and of learned gates). latency, timing, environment: measured, and no part
-    of what is compared between runs."""
+    (of linear filter ensembles and of learned gates; of APoZ, as "apoz", its mean and percentiles by layer). latency,
+    timing, environment: measured, and no part of what is compared between runs."""
 
     arm: Arm
     seed: int
@@ -110,12 +114,17 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     rounds: tuple[Round, ...] = ()
     notes: tuple[str, ...] = ()
-    scored: tuple[dict[str, float], ...] = ()
+    scored: tuple[dict[str, Any], ...] = ()
 
     @property
     def share(self) -> float:
         """MACs kept, of the dense network's."""
         return self.macs / self.dense_macs
+
+    @property
+    def channels(self) -> int:
+        """Channels kept, of all groups."""
+        return sum(self.widths.values())
 
     @property
     def name(self) -> str:

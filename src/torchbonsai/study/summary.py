@@ -16,7 +16,7 @@ from torchbonsai.core.config import plain
 from torchbonsai.cost.latency import device_name
 from torchbonsai.data.splits import Splits
 from torchbonsai.study.about import About, write_about
-from torchbonsai.study.best import best, candidates, hand_over
+from torchbonsai.study.best import choose
 from torchbonsai.study.config import SOURCES, CompareConfig
 from torchbonsai.study.look import doubt
 from torchbonsai.study.record import RunRecord
@@ -36,11 +36,6 @@ def summarise(
     was chosen by measurement, in words."""
     out = Path(config.out)
     trained = {record.name: finished[run.trained.spec] for run, record in zip(runs, records, strict=True)}
-    choices = []
-    for budget in config.budgets:
-        found = candidates(records, budget)
-        chosen = best(found)
-        choices.append(hand_over(chosen, trained[chosen.name], found, out))
     about = About(
         identity=config.identity,
         config=plain(config),
@@ -48,7 +43,7 @@ def summarise(
         versions=versions(),
         hardware=hardware(config.device) | dict(measured),
         records=tuple(f"{record.name}.json" for record in records),
-        choices=tuple(choices),
+        choices=tuple(choose(records, trained, budget, "macs", out) for budget in config.budgets),
         command=command(),
     )
     write_about(about, out)

@@ -68,9 +68,18 @@ def by_seed(row: Row) -> dict[int, float]:
     return {r.seed: r.test_accuracy for r in row.records}
 
 
-def uniform_of(arm: Arm) -> Arm:
-    """The control that `arm` is compared with: uniform width from new weights at the same budget."""
-    return Arm("untrained", "", "uniform-new", arm.budget, arm.fairness)
+def uniform_of(arm: Arm, arms: Iterable[Arm]) -> Arm | None:
+    """The control that `arm` is compared with: uniform width from new weights at the same budget; where there are
+    several, that which has its size."""
+    # A last shape with new weights has the size of where it is from: of all starts alike, where it names none.
+    start = arm.shape_of if arm.control == "reinitialised" else arm.start
+    own = f"{start} {arm.method}"
+    for other in arms:
+        if (other.control, other.budget, other.fairness) != ("uniform-new", arm.budget, arm.fairness):
+            continue
+        if not other.fits or own in other.fits or (not start and any(name.endswith(own) for name in other.fits)):
+            return other
+    return None
 
 
 def random_of(arm: Arm) -> Arm:
@@ -86,7 +95,8 @@ def _row(arm: Arm, runs: Sequence[RunRecord]) -> Row:
 def _compared(row: Row, others: dict[Arm, Row]) -> Row:
     if row.arm.control == "dense":
         return row
-    uniform = others.get(uniform_of(row.arm)) if row.arm.control != "uniform-new" else None
+    like = uniform_of(row.arm, others) if row.arm.control != "uniform-new" else None
+    uniform = others[like] if like is not None else None
     chance = others.get(random_of(row.arm)) if row.arm.control == "" else None
     return replace(
         row,

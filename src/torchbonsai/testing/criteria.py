@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from torchbonsai.core.errors import DataError, PruningError
-from torchbonsai.criteria.base import NEEDS_DATA, Criterion, PruningWarning, Scores, ScoringContext
+from torchbonsai.core.errors import ConfigError, DataError, PruningError
+from torchbonsai.criteria.base import NEEDS_DATA, Criterion, Loss, PruningWarning, Scores, ScoringContext
 from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, Ints
 from torchbonsai.pruning.prune import trace
 from torchbonsai.selection.normalise import NORMALISERS
@@ -28,8 +29,9 @@ def check_criterion(criterion: Criterion, on: Iterable[Toy] | None = None) -> No
 
     Checked: shapes, finite numbers; model, flags, gradients and random state as found; the same scores twice;
     reordered channels give reordered scores, and a channel that nobody reads scores lowest, where claimed; without
-    calibration data a clear DataError where data is needed, and no complaint where it is not. A network that it is not
-    made for may be refused with a PruningError, which leaves it as found, too; not every network may.
+    calibration data a clear DataError where data is needed, and no complaint where it is not; on the toy networks also
+    that it works with a loss of one's own, whose batches are dicts, or refuses it with a ConfigError. A network that it
+    is not made for may be refused with a PruningError, which leaves it as found, too; not every network may.
     Raises AssertionError that says which of these fails on which network.
     """
     _check_declaration(criterion)
@@ -47,6 +49,8 @@ def check_criterion(criterion: Criterion, on: Iterable[Toy] | None = None) -> No
             _check_equivariant(criterion, toy, name)
         if "unread lowest" in claims_of(criterion):
             _check_unread(criterion, toy, name)
+    if on is None:
+        _check_own_loss(criterion, networks()["chain"])
     assert len(refused) < len(held), f"every network was refused: {refused}"
 
 
@@ -86,11 +90,13 @@ def reordered(model: nn.Module, graph: ChannelGraph, order: Ints) -> nn.Module:
     return copied
 
 
-def _scores(criterion: Criterion, toy: Toy, model: nn.Module | None = None, batches: Any = "given") -> Scores:
+def _scores(
+    criterion: Criterion, toy: Toy, model: nn.Module | None = None, batches: Any = "given", loss: Loss | None = None
+) -> Scores:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruningWarning)
         data = calibration(toy) if batches == "given" else batches
-        return ScoringContext(toy.graph, model or toy.model, data, None, toy.inputs).resolve(criterion)
+        return ScoringContext(toy.graph, model or toy.model, data, loss, toy.inputs).resolve(criterion)
 
 
 def _check_declaration(criterion: Criterion) -> None:
@@ -141,6 +147,24 @@ def _check_data(criterion: Criterion, toy: Toy, name: str) -> None:
             f"{name}: with batches={batches} it {'needs data' if refused else 'needs none'}, "
             f"but its needs are {sorted(criterion.needs)}"
         )
+
+
+def _check_own_loss(criterion: Criterion, toy: Toy) -> None:
+    """A regression, on batches that its loss alone can read."""
+    data = [{"pictures": x, "numbers": y[:, None] + torch.zeros(1, 3)} for x, y in calibration(toy)]
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return F.mse_loss(model(batch["pictures"]), batch["numbers"])
+
+    try:
+        _scores(criterion, toy, batches=data, loss=loss)
+    except ConfigError:
+        return  # a loss that it would ignore
+    except Exception as error:
+        if type(error) is PruningError:  # not made for this network
+            return
+        got = f"{type(error).__name__}: {error}"
+        raise AssertionError(f"a loss of one's own on batches that are dicts must do, or be refused: {got}") from error
 
 
 def _check_equivariant(criterion: Criterion, toy: Toy, name: str) -> None:

@@ -14,7 +14,7 @@ from torchbonsai.study.recipes.bonsai_hypothesis import BonsaiHypothesis
 from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference, removed
 from torchbonsai.study.recipes.words import at_tolerances
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.table import counted
+from torchbonsai.study.table import counted, rows
 
 SMALL = {
     "model": "bonsai_small",
@@ -43,6 +43,19 @@ def test_both_starts_every_measure_and_their_controls(study: tuple[Path, list[Ru
     assert arms(records, "equal-compute") == cut | new | {(s, "", "dense") for s in starts}
     shapes = [r.arm.shape_of for r in of(records, "reinitialised")]
     assert sorted(shapes) == ["trained", "untrained"], "a shape of each start and measure, told apart"
+
+
+def test_a_uniform_width_of_each_start_s_size(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    for fairness in ("equal-epochs", "equal-compute"):
+        uniform = of(records, "uniform-new", fairness)
+        assert sorted(u.arm.fits for u in uniform) == [("trained l2",), ("untrained l2",)]
+        for u in uniform:
+            (own,) = of(records, "", fairness, start=u.arm.fits[0].split()[0])
+            assert 0.9 * own.macs <= u.macs <= own.macs, "in steps of a channel in all layers of so small a network"
+            gap = next(r.vs_uniform for r in rows(records) if r.arm == own.arm)
+            assert gap is not None
+            assert gap.mean == pytest.approx(own.test_accuracy - u.test_accuracy), "each beside its own"
 
 
 def test_under_equal_epochs_both_starts_train_in_the_same_rounds(study: tuple[Path, list[RunRecord]]) -> None:

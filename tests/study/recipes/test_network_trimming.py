@@ -132,12 +132,44 @@ def test_new_weights_at_the_same_shape_say_how_they_were_made(study: tuple[Path,
     assert anew.remade == f"factory at widths 20, {trimmed.widths['conv2']}, {trimmed.widths['fc1']}"
 
 
+def _told(records: list[RunRecord], out: Path) -> None:
+    """Before every cut, by layer; the sentence is of the first and the last."""
+    (trimmed,) = of(records, "")
+    rounds = [s["apoz"] for s in trimmed.scored]
+    assert len(rounds) == 2
+    for layers in rounds:
+        assert list(layers) == ["conv2", "fc1"], "what is trimmed"
+        for apoz in layers.values():
+            assert 0 <= apoz["p10"] <= apoz["p50"] <= apoz["p90"] <= 1
+            assert 0 < apoz["mean"] < 1
+    told = ", ".join(f"{n} {rounds[0][n]['mean']:.2f} / {rounds[-1][n]['mean']:.2f}" for n in ("conv2", "fc1"))
+    (sentence,) = (s for s in read_study(out).about.sentences if s.startswith("Mean APoZ by layer under equal-epochs"))
+    assert f"before the last: {told} (means over 1 seed)." in sentence
+
+
+def test_apoz_before_every_cut_is_in_the_record_and_told(study: tuple[Path, list[RunRecord]]) -> None:
+    out, records = study
+    _told(records, out)
+    assert not any(r.scored for r in records if r.arm.control)
+
+
+def test_the_uniform_width_has_as_many_parameters(study: tuple[Path, list[RunRecord]]) -> None:
+    _, records = study
+    for fairness in ("equal-epochs", "equal-compute"):
+        (uniform,), (trimmed,) = of(records, "uniform-new", fairness), of(records, "", fairness)
+        assert 0.95 * trimmed.params <= uniform.params <= trimmed.params
+        assert uniform.macs < 0.9 * trimmed.macs, "matched in MACs it would have more parameters"
+
+
 def test_the_small_network_loads_and_the_report_tells_the_method(study: tuple[Path, list[RunRecord]]) -> None:
     out, records = study
     found = read_study(out)
     assert list(found.records) == records
     (choice,) = found.about.choices
-    assert choice.val_accuracy == max(r.val_accuracy for r in records if r.arm.control != "dense")
+    largest = max(r.params for r in records if r.arm.control == "")
+    small = [r for r in records if r.params <= 1.02 * largest]
+    assert choice.val_accuracy == max(r.val_accuracy for r in small)
+    assert (choice.unit, choice.runs + choice.larger) == ("params", sum(r.arm.control != "dense" for r in records))
     assert sum(p.numel() for p in tb.load(out / choice.folder).parameters()) == choice.params
     text = page(found)
     assert "1607.03250" in text
@@ -171,6 +203,7 @@ def test_a_budget_of_parameters_instead_of_outliers(tmp_path: Path) -> None:
     assert first.params <= 0.5 * trimmed.dense_params
     assert 0.24 * trimmed.dense_params < second.params <= 0.25 * trimmed.dense_params
     assert trimmed.arm.budget == "4x"
+    _told(records, tmp_path)
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:

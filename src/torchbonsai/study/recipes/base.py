@@ -11,12 +11,12 @@ from torchbonsai.core.config import plain
 from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
 from torchbonsai.study.about import About, write_about
 from torchbonsai.study.arms import Material
-from torchbonsai.study.best import best, candidates, hand_over
+from torchbonsai.study.best import choose
 from torchbonsai.study.executor import running
 from torchbonsai.study.recipes.chain import Chain, Draft, record_of
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RecipeSettings
-from torchbonsai.study.record import RunRecord, write
+from torchbonsai.study.record import RunRecord, Unit, write
 from torchbonsai.study.runner import Event, run
 from torchbonsai.study.runs import Finished
 from torchbonsai.study.settled import settled
@@ -29,10 +29,12 @@ OnRecord = Callable[[RunRecord], None]
 
 
 class Recipe(Protocol):
-    """name: of the command. method: what of it is the paper's and what is ours, in words."""
+    """name: of the command. method: what of it is the paper's and what is ours, in words. unit: what its budget counts,
+    so that what is handed over as small is."""
 
     name: ClassVar[str]
     method: ClassVar[str]
+    unit: ClassVar[Unit]
 
     def look(self, settings: RecipeSettings) -> tuple[Material, dict[str, str]]:
         """What is worked on, and the places where its content lies. Raises DataError or ConfigError."""
@@ -114,11 +116,7 @@ def _summarise(
     """Save the best small network of each budget, then write `study.json`."""
     out = Path(kit.settings.out)
     trained = {r.name: finished[c.trained.spec] for c, r in zip(chains, records, strict=True)}
-    choices = []
-    for budget in dict.fromkeys(r.arm.budget for r in records if r.arm.budget and r.arm.control != "dense"):
-        found = candidates(records, budget)
-        chosen = best(found)
-        choices.append(hand_over(chosen, trained[chosen.name], found, out))
+    budgets = dict.fromkeys(r.arm.budget for r in records if r.arm.budget and r.arm.control != "dense")
     config: dict[str, Any] = plain(kit.settings)
     about = About(
         identity=kit.settings.identity,
@@ -127,7 +125,7 @@ def _summarise(
         versions=versions(),
         hardware=hardware(kit.settings.device) | dict(measured),
         records=tuple(f"{record.name}.json" for record in records),
-        choices=tuple(choices),
+        choices=tuple(choose(records, trained, budget, recipe.unit, out) for budget in budgets),
         command=command(),
         recipe=recipe.name,
         sentences=tuple(recipe.sentences(records)),

@@ -24,7 +24,7 @@ from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import at_tolerances, points, shares
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 
@@ -74,6 +74,7 @@ class Recipe(Iterative):
 
     name: ClassVar[str] = "bonsai-hypothesis"
     config: ClassVar[type[BonsaiHypothesis]] = BonsaiHypothesis
+    unit: ClassVar[Unit] = "channels"
     method: ClassVar[str] = (
         "Ito, Nakano, Kasagi: The Bonsai Hypothesis, AIAI 2022. The paper's: pruning from an untrained and from a "
         "trained start by one and the same simple algorithm, VGG16, CIFAR-10 and CIFAR-100, and the claim that the "

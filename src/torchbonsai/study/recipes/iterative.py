@@ -3,23 +3,26 @@
     start ─ [train ─] cut ─ train ─ cut ─ train … ─ test
                       └ validation after every cut and every training
 
+Weights are kept after a cut, rewound or made anew (`--weights`), in the control of random channels alike.
+
 Controls: random channels with the same counts in every round; the last shape with new weights; uniform width from new
-weights at the same MACs; the dense network trained in the same rounds.
+weights at the same MACs (where the budget counts parameters: with as many of those), one for all arms that are within
+2 %; the dense network trained in the same rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torchbonsai.study.arms import EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest
 from torchbonsai.study.recipes.chain import Chain, Draft, spent
 from torchbonsai.study.recipes.kit import Cut, Kit, look_at
 from torchbonsai.study.recipes.longer import longer
-from torchbonsai.study.record import Arm
+from torchbonsai.study.recipes.sizes import Group, Sizes, groups, sizes
+from torchbonsai.study.record import Arm, Unit
 from torchbonsai.study.runs import Finished
 from torchbonsai.study.stage import Stage
 
@@ -30,6 +33,7 @@ class Iterative:
     name: ClassVar[str]
     method: ClassVar[str]
     config: ClassVar[type[Any]]
+    unit: ClassVar[Unit] = "macs"
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -95,14 +99,12 @@ class Iterative:
         warm = len(self.before)
         before = kit.steps(start, None, lengths[:warm], seed, f"{arm.start_name} dense")
         begin = before[-1].trained if before else start
-        cut = partial(self.cut, kit, arm.method, seed)
-        steps = kit.steps(
-            begin, lambda m, n: cut(m, n - warm), lengths[warm:], seed, f"{arm.start_name} {arm.method}", warm
-        )
+        cut = self._of_round(kit, arm.method, seed)
+        steps = kit.steps(begin, cut, lengths[warm:], seed, f"{arm.start_name} {arm.method}", warm)
         return kit.chain(arm, seed, start, (*before, *steps))
 
     def _random(self, kit: Kit, like: Chain) -> Chain:
-        return kit.random_like(like, self._lengths(), len(self.before))
+        return kit.random_like(like, self._lengths(), len(self.before), self.settings.weights)
 
     def _dense(self, kit: Kit) -> list[Chain]:
         """The dense network from every start, trained in the same rounds."""
@@ -118,15 +120,27 @@ class Iterative:
         ]
 
     def _from_new(self, kit: Kit, pruned: Sequence[Chain], finished: Finished) -> list[Chain]:
-        """The last shapes with new weights, and a uniform width at the MACs of the seed's first arm."""
+        """The last shapes with new weights, and uniform widths of the arms' sizes."""
         length = sum(self._lengths())
         renewed = [(c.seed, *kit.reinitialised(c, of)) for c, of in _shapes(pruned, finished)]
-        made = [kit.one_training(arm, seed, start, length) for seed, arm, start in renewed]
-        for seed in self.settings.seeds:
-            like = finished[next(c for c in pruned if c.seed == seed).network.spec].result["network"]
-            arm, start = kit.uniform(self.reached, seed, like["macs"] / like["dense_macs"])
-            made.append(kit.one_training(arm, seed, start, length))
-        return made
+        renewed += self._uniform(kit, groups(self._sizes(pruned, finished)))
+        return [kit.one_training(arm, seed, start, length) for seed, arm, start in renewed]
+
+    @property
+    def _matched(self) -> Literal["macs", "params"]:
+        """What a uniform width has as much of as the arm that it belongs to."""
+        return "params" if self.unit == "params" else "macs"
+
+    def _sizes(self, pruned: Iterable[Chain], finished: Finished) -> Sizes:
+        return sizes(pruned, self._matched, finished)
+
+    def _uniform(self, kit: Kit, found: Sequence[Group]) -> list[tuple[int, Arm, Stage]]:
+        """(seed, arm, start) of every control of uniform width; it says whose it is where there are several."""
+        return [
+            (seed, *kit.uniform(self.reached, seed, share, self._matched, g.arms if len(found) > 1 else ()))
+            for g in found
+            for seed, share in g.share.items()
+        ]
 
     # ------------------------------------------------------------------ equal compute
     def _equal_compute(
@@ -138,11 +152,12 @@ class Iterative:
         found: list[Chain | Draft] = []
         for like in (*pruned, *(c for c in equal if c.arm.control == "dense")):
             for counted in (True, False) if spent(like, finished).source else (like.arm.source_counted,):
-                own = longer(kit, like, self._of_round(kit, like), total, finished, counted)
+                own = longer(kit, like, self._of_round(kit, like.arm.method, like.seed), total, finished, counted)
                 found.append(own)
                 follower = chance.get((like.seed, like.arm))
                 if follower is not None and isinstance(own, Chain):
-                    found.append(longer(kit, follower, kit.random_cut(own), total, finished, counted))
+                    drawn = kit.random_cut(own, self.settings.weights)
+                    found.append(longer(kit, follower, drawn, total, finished, counted))
         if not all(isinstance(c, Chain) for c in found) or not _done(found, finished):
             return found
         return [*found, *self._spending_all(kit, [c for c in found if isinstance(c, Chain)], equal, total, finished)]
@@ -150,18 +165,27 @@ class Iterative:
     def _spending_all(
         self, kit: Kit, found: Sequence[Chain], equal: Sequence[Chain], total: int, finished: Finished
     ) -> list[Chain | Draft]:
-        """The controls from new weights, each one training for all of the total."""
+        """The controls from new weights, each one training for all of the total.
+
+        A uniform width of equal epochs is taken again by every arm that is still of its size.
+        """
         own = {(c.seed, c.arm.start, c.arm.method): c for c in reversed(found) if c.arm.control == ""}
         starts = [(c.seed, *kit.reinitialised(c, of), c.network) for c, of in _shapes([*own.values()], finished)]
-        starts += [(c.seed, c.arm, c.start, c.start) for c in equal if c.arm.control == "uniform-new"]
+        before = groups(self._sizes((c for c in equal if c.arm.control == ""), finished))
+        uniform = self._uniform(kit, groups(self._sizes(own.values(), finished), before))
+        unknown = tuple(start for _, _, start in uniform if start.spec not in finished)
+        if unknown:
+            return [Draft(unknown)]
+        starts += [(seed, arm, start, start) for seed, arm, start in uniform]
         return [
             kit.spending_all(arm, seed, start, finished[sized.spec].result["network"]["macs"], total)
             for seed, arm, start, sized in starts
         ]
 
-    def _of_round(self, kit: Kit, like: Chain) -> Cut:
-        warm = len(self.before)
-        return lambda model, number: self.cut(kit, like.arm.method, like.seed, model, number - warm)
+    def _of_round(self, kit: Kit, method: str, seed: int) -> Cut:
+        """The cut of a round, and what becomes of the weights."""
+        warm, weights = len(self.before), self.settings.weights
+        return lambda model, number: kit.renewed(self.cut(kit, method, seed, model, number - warm), weights, seed)
 
 
 def _done(chains: Sequence[Chain | Draft], finished: Finished) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.models.sources import library_of
@@ -19,10 +20,11 @@ from torchbonsai.study.record import Arm
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.images import Images, epoch_of, example, found
 from torchbonsai.study.stages.measure import Evaluate, Time, Validate
-from torchbonsai.study.stages.prune import Prune, RandomWidths
-from torchbonsai.study.stages.renew import Reinitialise
+from torchbonsai.study.stages.prune import Prune, RandomWidths, Trim
+from torchbonsai.study.stages.renew import Reinitialise, Rewind
 from torchbonsai.study.stages.start import Checkpoint, NewWeights, Uniform
 from torchbonsai.study.stages.train import Train
+from torchbonsai.training.policy import WeightPolicy
 
 Cut = Callable[[Stage, int], Stage]
 """(the network before the cut, the round's number from 0) -> the stage that cuts it."""
@@ -113,25 +115,34 @@ class Kit:
         config = Prune(self.material.target, method(name), share, seed, s.numerics, "global", s.round_to)
         return replace(config, min_channels=s.min_channels, score_images=s.score_images, hold_out=s.held_out)
 
-    def random_like(self, like: Chain, lengths: Sequence[float], warm: int = 0) -> Chain:
+    def renewed(self, cut: Stage, weights: WeightPolicy, seed: int) -> Stage:
+        """What the network of `cut` is trained from: its weights as they are, rewound to those of right before the
+        first of its cuts, or new."""
+        if weights == "rewind":
+            return Stage(Rewind(), {"model": cut, "early": _uncut(cut)}, f"rewound: {cut.label}")
+        return cut if weights == "keep" else Stage(Reinitialise(seed), {"model": cut}, f"new weights: {cut.label}")
+
+    def random_like(
+        self, like: Chain, lengths: Sequence[float], warm: int = 0, weights: WeightPolicy = "keep"
+    ) -> Chain:
         """The same counts as `like` in every round, channels drawn at random. warm: rounds that cut nothing."""
         before = like.steps[:warm]
         begin = before[-1].trained if before else like.start
-        steps = self.steps(
-            begin, self.random_cut(like), lengths[warm:], like.seed, f"random channels for {like.arm.name}", warm
-        )
+        name = f"random channels for {like.arm.name}"
+        steps = self.steps(begin, self.random_cut(like, weights), lengths[warm:], like.seed, name, warm)
         return self.chain(replace(like.arm, control="random-widths"), like.seed, like.start, (*before, *steps))
 
-    def random_cut(self, like: Chain) -> Cut:
+    def random_cut(self, like: Chain, weights: WeightPolicy = "keep") -> Cut:
         """Random channels, as many as `like` kept in the same round."""
         config = RandomWidths(self.material.target, like.seed, self.settings.numerics)
 
-        def cut(model: Stage, number: int) -> Stage:
+        def made(model: Stage, number: int) -> Stage:
             theirs = like.steps[number].cut
             assert theirs is not None, "it cuts where the other one cuts"
-            return Stage(config, {"model": model, "like": theirs}, f"random channels, round {number + 1}")
+            cut = Stage(config, {"model": model, "like": theirs}, f"random channels, round {number + 1}")
+            return self.renewed(cut, weights, like.seed)
 
-        return cut
+        return made
 
     def reinitialised(self, like: Chain, shape_of: str = "") -> tuple[Arm, Stage]:
         """The control that has the last shape of `like` with new weights: its arm and its start."""
@@ -139,12 +150,17 @@ class Kit:
         label = f"new weights at the widths of {like.arm.start_name} {like.arm.name}, seed {like.seed}"
         return arm, Stage(Reinitialise(like.seed), {"model": like.network}, label)
 
-    def uniform(self, budget: str, seed: int, share: float) -> tuple[Arm, Stage]:
-        """The control of uniform width from new weights, at so many of the dense MACs: its arm and its start."""
+    def uniform(
+        self, budget: str, seed: int, share: float, of: Literal["macs", "params"] = "macs", fits: tuple[str, ...] = ()
+    ) -> tuple[Arm, Stage]:
+        """The control of uniform width from new weights: its arm and its start.
+
+        share: of the dense network's MACs, or of what `of` says. fits: as in `Arm`.
+        """
         m = self.material
-        config = Uniform(m.model, m.target, share, seed, m.code)
-        arm = Arm("untrained", "", "uniform-new", budget, EQUAL_EPOCHS)
-        return arm, Stage(config, {"dense": self.new(seed)}, f"uniform width, seed {seed}")
+        config = Uniform(m.model, m.target, share, seed, m.code, of)
+        arm = Arm("untrained", "", "uniform-new", budget, EQUAL_EPOCHS, fits=fits)
+        return arm, Stage(config, {"dense": self.new(seed)}, f"{arm.name}, seed {seed}")
 
     def one_training(self, arm: Arm, seed: int, start: Stage, epochs: float) -> Chain:
         """A network that is trained once and never cut."""
@@ -165,3 +181,13 @@ class Kit:
         again = self.validate(seen, f"validation, norms recalibrated: {where}", images) if seen is not None else None
         trained = self.train(cut or model, epochs, seed + 7919 * number, f"training {where}")
         return Step(cut, after, again, trained, self.validate(trained, f"validation: {where}"))
+
+
+def _uncut(stage: Stage) -> Stage:
+    """The network right before the first cut on the way to `stage`."""
+    found = stage
+    while "model" in stage.parents:
+        if isinstance(stage.config, Prune | Trim | RandomWidths):
+            found = stage.parents["model"]
+        stage = stage.parents["model"]
+    return found

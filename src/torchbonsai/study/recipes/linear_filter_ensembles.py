@@ -53,6 +53,7 @@ class LinearFilterEnsembles(RoundSettings):
             (instead of balanced), lfe-ridge (1 mask a channel, shrunk), lfe-settled (a layer's masks end once its
             better half is known), leave-one-out, others to compare with.
         budget: MACs to keep after the last round; every round removes the same share of what is left.
+            lfe-settled is sure of the better half of each layer, whatever share a round leaves of it.
         scope: One ranking over all groups, the same share of each, or one ranking by importance per cost.
     """
 

@@ -12,13 +12,14 @@ Of the paper itself only the abstract could be read: APoZ, the threshold, the fe
 weights are as secondary sources give them, notes and implementations by others.
 
 Controls: the dense network retrained equally long; random channels with the same counts in every round; the final shape
-with new weights; uniform width from new weights at the same MACs.
+with new weights; uniform width from new weights with as many parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean as mean
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
@@ -26,7 +27,7 @@ from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.prune import Trim
@@ -101,6 +102,7 @@ class Recipe(Iterative):
 
     name: ClassVar[str] = "network-trimming"
     config: ClassVar[type[NetworkTrimming]] = NetworkTrimming
+    unit: ClassVar[Unit] = "params"
     method: ClassVar[str] = (
         "Hu, Peng, Tai, Tang: Network Trimming, arXiv 1607.03250. The paper's, as secondary sources give it, for only "
         "its abstract could be read: APoZ after the ReLU, the threshold of mean + 1 standard deviation of the layer, "
@@ -133,10 +135,28 @@ class Recipe(Iterative):
         return Stage(replace(lowest, of="params", only=s.trimmed), {"model": model}, label)
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
-        """How much smaller, and at what cost in accuracy against the dense network trained as much."""
-        return [
+        """How much smaller, and at what cost in accuracy against the dense network trained as much; what was zero."""
+        smaller_at = [
             f"Under {fairness}, trimming left {smaller(found, 'params')} and {smaller(found, 'macs')}, at "
             f"{gap(found, '', 'dense')} of test accuracy against the dense network trained as much."
             for fairness in (EQUAL_EPOCHS, EQUAL_COMPUTE)
             if (found := [r for r in records if r.arm.fairness == fairness])
         ]
+        return smaller_at + [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for s in _zeros(records, f)]
+
+
+def _zeros(records: Sequence[RunRecord], fairness: str) -> list[str]:
+    """The mean APoZ of every layer that was scored before the first and before the last cut, in all seeds."""
+    own = [r for r in records if (r.arm.control, r.arm.fairness) == ("", fairness)]
+    known = [[s["apoz"] for s in r.scored if "apoz" in s] for r in own]
+    known = [rounds for rounds in known if rounds]
+    if not known:
+        return []
+    layers = [n for n in known[0][0] if all(n in rounds[k] for rounds in known for k in (0, -1))]
+    told = ", ".join(
+        f"{n} " + " / ".join(f"{mean(rounds[k][n]['mean'] for rounds in known):.2f}" for k in (0, -1)) for n in layers
+    )
+    return [
+        f"Mean APoZ by layer under {fairness}, before the first cut / before the last: {told} (means over "
+        f"{len(known)} seed{'s' * (len(known) > 1)})."
+    ]

@@ -28,7 +28,7 @@ from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import at_tolerances, points, shares
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights
@@ -105,6 +105,7 @@ class Recipe(Iterative):
 
     name: ClassVar[str] = "pretraining-impact"
     config: ClassVar[type[PretrainingImpact]] = PretrainingImpact
+    unit: ClassVar[Unit] = "channels"
     method: ClassVar[str] = (
         "Hubens, Mancas, Decombas, Gosselin, Preda, Zaharia: impact of pre-training on pruning, APPIS 2020, arXiv "
         "2112.08227. The paper's: a network pre-trained on a large source (ImageNet) and fine-tuned against one "

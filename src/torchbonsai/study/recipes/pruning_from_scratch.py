@@ -33,7 +33,7 @@ from torchbonsai.study.recipes.diversity import diversity
 from torchbonsai.study.recipes.kit import Kit, check_only, look_at
 from torchbonsai.study.recipes.settings import RecipeSettings
 from torchbonsai.study.recipes.words import points
-from torchbonsai.study.record import Arm, RunRecord
+from torchbonsai.study.record import Arm, RunRecord, Unit
 from torchbonsai.study.runs import Finished
 from torchbonsai.study.settings import Settings, once, share_of, wrong
 from torchbonsai.study.stage import Stage
@@ -137,6 +137,7 @@ class Recipe:
 
     name: ClassVar[str] = "pruning-from-scratch"
     config: ClassVar[type[PruningFromScratch]] = PruningFromScratch
+    unit: ClassVar[Unit] = "macs"
     method: ClassVar[str] = (
         "Wang et al.: Pruning from Scratch, arXiv 1909.12579; settings from its official code. The paper's: an "
         "expanded network at frozen random weights, gates learned by Adam under a squared penalty on their mean, "

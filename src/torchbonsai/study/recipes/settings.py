@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
+from torchbonsai.core.config import added_later
 from torchbonsai.study.methods import method
-from torchbonsai.study.settings import Settings, once, wrong
+from torchbonsai.study.settings import Settings, among, once, wrong
+from torchbonsai.training.policy import WeightPolicy
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,15 @@ class RoundSettings(RecipeSettings):
         round_epochs: Training after each cut.
         hold_out: So many training images are scored on and not trained on, in all arms. 0: score on training images.
             Default: 500 in linear-filter-ensembles, else 0; always 0 with test_half, which has its own images for that.
+        weights: After every cut, also one of random channels: keep what survives, rewind it to the weights that the
+            network had right before its first cut (trained, fine-tuned or pre-trained as far as it was then), or
+            reinitialise.
     """
 
     rounds: int = 4
     round_epochs: float = 2.0
     hold_out: int | None = None
+    weights: Literal["keep", "rewind", "reinitialise"] = added_later("keep")
 
     usual_hold_out: ClassVar[int] = 0
     numbers: ClassVar[tuple[str, ...]] = ("round_epochs", *RecipeSettings.numbers)
@@ -68,6 +74,7 @@ class RoundSettings(RecipeSettings):
         """Raises ConfigError for numbers below one."""
         super().__post_init__()
         self.training(self.round_epochs, 0)
+        among("weights", [self.weights], get_args(WeightPolicy))
         if self.hold_out is None:
             object.__setattr__(self, "hold_out", 0 if self.test_half else self.usual_hold_out)
         if self.rounds < 1 or self.held_out < 0:

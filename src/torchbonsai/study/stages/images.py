@@ -18,6 +18,9 @@ from torchbonsai.data.splits import Splits, TrainSplit
 from torchbonsai.study.fairness import Epoch
 from torchbonsai.training.config import TrainConfig
 
+BATCH = 128
+"""Images that are scored at once."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -77,10 +80,17 @@ def to_score_on(splits: Splits, limit: int, hold_out: int = 0) -> list[Batch]:
     """Batches of at most `limit` training images, and of no others: scores see train; if some are held out, those.
     hold_out is 0 beside unseen images.
 
-    Where training images are no measure, since networks have seen them all: of the unseen ones instead.
+    Where training images are no measure, since networks have seen them all: of the unseen ones instead. Where a single
+    image would be left for the last batch, the batches are even: a batch norm cannot learn from one.
     """
     seen = scored(splits)
-    return batches(TrainSplit(seen.x[-hold_out:], seen.y[-hold_out:]) if hold_out else seen, splits, limit=limit)
+    part = TrainSplit(seen.x[-hold_out:], seen.y[-hold_out:]) if hold_out else seen
+    count = min(limit, len(part))
+    if count == 1 or count % BATCH != 1:
+        return batches(part, splits, batch_size=BATCH, limit=limit)
+    parts = count // BATCH + 1
+    pairs = zip(part.x[:count].tensor_split(parts), part.y[:count].tensor_split(parts), strict=True)
+    return [(normalise(x, splits), y) for x, y in pairs]
 
 
 def scored(splits: Splits) -> TrainSplit:

@@ -58,7 +58,7 @@ def evaluate(config: Evaluate, inputs: Inputs, context: Context) -> Output:
     return Output({"val_accuracy": val, "test_accuracy": test})
 
 
-@runs(Validate, "validate", version=2)
+@runs(Validate, "validate", version=3)
 def validate(config: Validate, inputs: Inputs, context: Context) -> Output:
     """What curves are drawn of, and choices made by."""
     _, module = taken(inputs["model"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,21 @@ def outlying(
         least = min(size, -(-floor // round_to) * round_to)
         widths[name] = size if stay == size else max(least, stay // round_to * round_to)
     return widths
+
+
+def apoz_by_layer(scores: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """{group: the mean of its channels' APoZ, and percentiles: 10, 50 and 90}. scores: 1 - APoZ, (n,) a group.
+
+    >>> import torch
+    >>> apoz_by_layer({"conv": torch.tensor([0.75, 0.5, 0.25])})
+    {'conv': {'mean': 0.5, 'p10': 0.3, 'p50': 0.5, 'p90': 0.7}}
+    """
+    found = {}
+    for name, values in scores.items():
+        apoz = 1 - values.detach().cpu().double().numpy()
+        told = {"mean": apoz.mean(), **{f"p{q}": np.percentile(apoz, q) for q in (10, 50, 90)}}
+        found[name] = {what: round(float(value), 6) for what, value in told.items()}
+    return found
 
 
 def nothing_outlying(deviations: float) -> BudgetError:

@@ -25,7 +25,7 @@ from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import Network, left, taken
-from torchbonsai.study.stages.outliers import Given, nothing_outlying, outlying
+from torchbonsai.study.stages.outliers import Given, apoz_by_layer, nothing_outlying, outlying
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class RandomWidths:
     numerics: Numerics
 
 
-@runs(Prune, "prune", version=1)
+@runs(Prune, "prune", version=2)
 def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     """Score on training images, select, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -100,7 +100,9 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     )
     samples = sum(len(y) for _, y in batches or ())
     scoring = passes_of(criterion, result.details) * scoring_macs(network.macs, samples)
-    return _left(network, result, scoring + scoring_macs(network.macs, result.details.get("example_passes", 0)))
+    zeros = {"scored": {"apoz": apoz_by_layer(result.scores)}} if isinstance(criterion, APoZ) else {}
+    scoring += scoring_macs(network.macs, result.details.get("example_passes", 0))
+    return _left(network, result, scoring, **zeros)
 
 
 def _budget(config: Prune, network: Network) -> Budget:
@@ -124,7 +126,7 @@ def one_share(network: Network, part: float, round_to: int, min_channels: int) -
     return dict(zip(network.dense_widths, widths.tolist(), strict=True))
 
 
-@runs(Trim, "trim", version=1)
+@runs(Trim, "trim", version=2)
 def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     """Score on training images, choose by layer, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -140,8 +142,7 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
         raise nothing_outlying(config.deviations)
     result = cut(module, image, budget=Budget(widths=widths), criterion=Given(given))
     samples = sum(len(y) for _, y in batches)
-    mean_apoz = {name: round(float(1 - scores.mean()), 6) for name, scores in given.items()}
-    return _left(network, result, scoring_macs(network.macs, samples), mean_apoz=mean_apoz)
+    return _left(network, result, scoring_macs(network.macs, samples), scored={"apoz": apoz_by_layer(given)})
 
 
 @runs(RandomWidths, "random-widths", version=1)
@@ -168,7 +169,7 @@ def _left(network: Network, result: PruneResult, scoring: int, **more: Any) -> O
     }
     small = Network.cut(network, result)
     told = {"notes": [n for n in result.notes if n not in result.graph.notes], "scored": _scored(result.details)}
-    return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **told, **more)
+    return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **(told | more))
 
 
 def _scored(details: Mapping[str, Any]) -> dict[str, float]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.network import Network, left, taken
+from torchbonsai.study.store import Done
 from torchbonsai.surgery.plan import PruningPlan
 from torchbonsai.training.policy import reinitialise, rewound
 
@@ -20,7 +22,10 @@ class Reinitialise:
 
 @dataclass(frozen=True)
 class Rewind:
-    """The parent "model"'s cut, with the weights that the dense network had in the parent "early"."""
+    """The parent "model"'s cut, with the weights that the dense network had in the parent "early".
+
+    What the cut cost and proved goes along.
+    """
 
 
 @runs(Reinitialise, "reinitialise", version=1)
@@ -28,12 +33,15 @@ def anew(config: Reinitialise, inputs: Inputs, context: Context) -> Output:
     """The factory at the new widths where it takes them, else every module's reset_parameters()."""
     network, module = taken(inputs["model"])
     how = reinitialise(module, network.model, list(network.widths.values()), config.seed)
-    before = inputs["model"].result
-    carried = {what: before[what] for what in ("verification", "scoring_macs", "notes", "scored") if what in before}
-    return left(replace(network, remade=how), module, **carried)
+    return left(replace(network, remade=how), module, **_of_cut(inputs["model"]))
 
 
-@runs(Rewind, "rewind", version=1)
+def _of_cut(model: Done) -> dict[str, Any]:
+    """What the cut that left `model` cost and proved."""
+    return {k: model.result[k] for k in ("verification", "scoring_macs", "notes", "scored") if k in model.result}
+
+
+@runs(Rewind, "rewind", version=2)
 def rewind(config: Rewind, inputs: Inputs, context: Context) -> Output:
     """One plan against the dense network, applied to its earlier weights."""
     network = Network.of(inputs["model"])
@@ -49,4 +57,5 @@ def rewind(config: Rewind, inputs: Inputs, context: Context) -> Output:
             )
         )
     module = rewound(PruningPlan.from_json(network.plan), early)
-    return left(replace(network, remade="rewound to earlier weights of the dense network"), module)
+    remade = "rewound to earlier weights of the dense network"
+    return left(replace(network, remade=remade), module, **_of_cut(inputs["model"]))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
+from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import BudgetError, ConfigError, DataError, message
 from torchbonsai.criteria.random import Random
 from torchbonsai.models.build import ModelConfig, build, takes_width
@@ -67,13 +69,15 @@ class FreshHead:
 
 @dataclass(frozen=True)
 class Uniform:
-    """New weights at one width for all layers: the most MACs that are not above `share` of the dense network's."""
+    """New weights at one width for all layers: the most of what `of` says that is not above `share` of the dense
+    network's."""
 
     model: ModelConfig
     data: Images
     share: float
     seed: int
     code: str = ""
+    of: Literal["macs", "params"] = added_later("macs")
 
 
 @runs(NewWeights, "new-weights", version=1)
@@ -133,7 +137,7 @@ def uniform(config: Uniform, inputs: Inputs, context: Context) -> Output:
     dense = Network.of(inputs["dense"])
     image = example(opened(config.data, context.places))
     if takes_width(config.model.name):
-        small, module = _narrowed(config, image, int(config.share * dense.macs))
+        small, module = _narrowed(config, image, int(config.share * getattr(dense, config.of)))
         small = replace(small, remade=f"factory at width {small.model.width:g}")
     else:
         small, module = _cut_and_reset(config, image)
@@ -150,14 +154,14 @@ def _narrowed(config: Uniform, image: torch.Tensor, ceiling: int) -> tuple[Netwo
         model = replace(config.model, width=config.model.width * middle / GRID)
         module = build(model, seed=config.seed)
         network = whole(model, module, image)
-        if network.macs <= ceiling:
+        if getattr(network, config.of) <= ceiling:
             low, best = middle, (network, module)
         else:
             high = middle - 1
     if best is None:
         raise BudgetError(
             message(
-                f"the uniform control must fit {ceiling} MACs",
+                f"the uniform control must fit {ceiling} {config.of}",
                 f"{config.model.name} has more at every width",
                 "a model with a floor under its widths",
                 "ask for a larger budget",
@@ -170,7 +174,7 @@ def _cut_and_reset(config: Uniform, image: torch.Tensor) -> tuple[Network, nn.Mo
     """One share of every group, whichever channels: their weights are thrown away."""
     module = build(config.model, seed=config.seed)
     network = whole(config.model, module, image)
-    budget = Budget(macs=config.share)
+    budget = Budget(**{config.of: config.share})  # type: ignore[arg-type]
     result = prune(module, image, budget=budget, criterion=Random(seed=config.seed), scope="uniform")
     reset_parameters(result.model, config.seed)
     cut = Network.cut(network, result)

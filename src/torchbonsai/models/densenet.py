@@ -46,6 +46,10 @@ class DenseNet(nn.Module):
                 before = after
         self.blocks = nn.Sequential(*parts, nn.BatchNorm2d(before), nn.ReLU())
         self.head = nn.Linear(before, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of the convolutions anew, drawn after every module drew its own."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)

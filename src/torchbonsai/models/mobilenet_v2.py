@@ -54,6 +54,10 @@ class MobileNetV2(nn.Module):
                 before = after
         self.features = nn.Sequential(*layers, _conv(before, last, 1))
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, classes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of the convolutions anew, drawn after every module drew its own."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")

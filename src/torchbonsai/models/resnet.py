@@ -86,6 +86,10 @@ class ResNet(nn.Module):
         self.layer2 = _stage(first, second, inner[blocks : 2 * blocks], 2, shortcut)
         self.layer3 = _stage(second, third, inner[2 * blocks :], 2, shortcut)
         self.linear = nn.Linear(third, classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of convolutions and of the linear layer anew, drawn after every module drew its own."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)

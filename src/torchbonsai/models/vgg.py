@@ -25,6 +25,10 @@ class VGG(nn.Module):
         self.features = features
         self.pool = pool
         self.classifier = classifier
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights and biases of the convolutions anew, drawn after every module drew its own."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -30,8 +30,8 @@ def reinitialise(small: nn.Module, model: ModelConfig, widths: Sequence[int], se
     """New weights for `small`, in place, drawn from `seed`; returns how they were made, for the record.
 
     By the factory of `model`, if it takes `widths` and these make a network of `small`'s shapes, else by every
-    module's reset_parameters(). widths: of the groups, in forward order. Raises ConfigError for a module with
-    parameters and neither.
+    module's reset_parameters(), the network's own last; for the zoo both are one initialisation. widths: of the groups,
+    in forward order. Raises ConfigError for a module with parameters and neither.
     """
     if takes(model.name, "widths"):
         made = _by_factory(small, replace(model, width=1.0, widths=tuple(widths)), seed)
@@ -53,9 +53,13 @@ def _by_factory(small: nn.Module, model: ModelConfig, seed: int) -> nn.Module | 
 
 
 def reset_parameters(module: nn.Module, seed: int) -> None:
-    """New weights everywhere, drawn from `seed`. Raises ConfigError for a module that cannot make its own anew."""
+    """New weights everywhere, drawn from `seed`: by each module's reset_parameters(), parts before the whole.
+
+    So a network whose class has one, as those of the zoo with an initialisation of their own, has the last word. Raises
+    ConfigError for a module that cannot make its own anew.
+    """
     with seeded(seed, torch.device("cpu")):
-        for name, part in module.named_modules():
+        for name, part in _parts_first(module):
             own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
@@ -69,3 +73,17 @@ def reset_parameters(module: nn.Module, seed: int) -> None:
                         "give the factory a parameter `width`, or the module a reset_parameters()",
                     )
                 )
+
+
+def _parts_first(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """named_modules(), every module after its parts; those that have none in the same order."""
+    waiting: list[tuple[str, nn.Module]] = []
+    for name, part in module.named_modules():
+        while waiting and not _within(name, waiting[-1][0]):
+            yield waiting.pop()
+        waiting.append((name, part))
+    yield from reversed(waiting)
+
+
+def _within(name: str, whole: str) -> bool:
+    return not whole or name.startswith(f"{whole}.")

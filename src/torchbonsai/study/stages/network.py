@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cattrs
@@ -14,6 +14,7 @@ from torchbonsai.cost.macs import CostModel
 from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.study.stage import Output
+from torchbonsai.study.stages.widths import Places, places_of, widths_of
 from torchbonsai.study.store import Done
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.plan import PruningPlan, compose
@@ -26,8 +27,9 @@ _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
 class Network:
     """How to build a network: a model of the zoo or of the user, a fresh head, a cut; all of them plain data.
 
-    macs: of one image. widths: group -> channels. remade: how a network with new weights at other widths got them
-    ("" where that was not asked).
+    macs: of one image. widths: group of the dense network -> channels. places: where those lie in the dense network
+    that `plan` cuts, empty of an uncut one. remade: how a network with new weights at other widths got them ("" where
+    that was not asked).
     """
 
     model: ModelConfig
@@ -40,6 +42,7 @@ class Network:
     head: int | None = None
     plan: dict[str, Any] | None = None
     remade: str = ""
+    places: Places = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
@@ -54,21 +57,27 @@ class Network:
     def cut(cls, network: Network, result: PruneResult) -> Network:
         """What `tb.prune` made of `network`; where that was cut before, one plan against the dense one."""
         before, after = result.cost.before, result.cost.after
+        cuts, first = network.cuts, network.plan is None
+        plan = result.plan if cuts is None else compose(cuts, result.plan)
+        places = places_of(result.graph) if first else network.places
         whole = {group.name: group.size for group in result.graph.groups}
-        kept = {name: int(mask.sum()) for name, mask in result.selection.items()}
-        first = network.plan is None
-        plan = result.plan if first else compose(PruningPlan.from_json(network.plan), result.plan)  # type: ignore[arg-type]
         return replace(
             network,
             macs=after.macs,
             params=after.params,
             dense_macs=before.macs if first else network.dense_macs,
             dense_params=before.params if first else network.dense_params,
-            widths=whole | kept,
+            widths=widths_of(places, plan),
             dense_widths=whole if first else network.dense_widths,
             plan=plan.to_json(),
             remade="",
+            places=places,
         )
+
+    @property
+    def cuts(self) -> PruningPlan | None:
+        """One plan of all cuts, against the dense network; None of an uncut one."""
+        return None if self.plan is None else PruningPlan.from_json(self.plan)
 
     def module(self) -> nn.Module:
         """The dense module, before any cut, with weights that are to be overwritten."""
@@ -79,8 +88,8 @@ class Network:
 
     def small(self) -> nn.Module:
         """The module after its cut, if it has one."""
-        module = self.module()
-        return module if self.plan is None else apply(PruningPlan.from_json(self.plan), module)
+        module, cuts = self.module(), self.cuts
+        return module if cuts is None else apply(cuts, module)
 
 
 def whole(model: ModelConfig, module: nn.Module, image: Tensor) -> Network:

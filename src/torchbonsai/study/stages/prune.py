@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from torchbonsai.core.config import added_later
 from torchbonsai.criteria.apoz import APoZ
@@ -26,6 +27,7 @@ from torchbonsai.study.stage import Context, Inputs, Output, runs
 from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given, apoz_by_layer, nothing_outlying, outlying
+from torchbonsai.study.stages.widths import by_group, frozen, held, places_of
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,11 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     criterion = criterion_of(config.method, config.seed)
     batches = to_score_on(splits, config.score_images, config.hold_out) if needs_images(criterion) else None
     module.to(config.numerics.device)
+    image = example(splits).to(config.numerics.device)
     result = cut(
         module,
-        example(splits).to(config.numerics.device),
-        budget=_budget(config, network),
+        image,
+        budget=_budget(config, network, module, image),
         criterion=criterion,
         scope=config.scope,
         round_to=config.round_to,
@@ -105,13 +108,21 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     return _left(network, result, scoring, **zeros)
 
 
-def _budget(config: Prune, network: Network) -> Budget:
+def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -> Budget:
     """A share of the dense network's, said of the network as it is; one share of every layer as widths."""
-    if config.scope == "uniform" and config.of == "channels":
-        return Budget(widths=one_share(network, config.share, config.round_to, config.min_channels))
-    if network.plan is None:
+    uniform = config.scope == "uniform" and config.of == "channels"
+    if network.plan is None and not uniform:
         return Budget(**{config.of: config.share})  # type: ignore[arg-type]
-    dense = {"macs": network.dense_macs, "params": network.dense_params, "channels": sum(network.dense_widths.values())}
+    if config.of == "channels":
+        graph = restrict(trace(module, image), module, (), config.only or None)
+        places = places_of(graph) if network.plan is None else network.places
+        atoms = held(places, network.cuts, graph)
+        if uniform:
+            widths = one_share(network, config.share, config.round_to, config.min_channels)
+            return Budget(widths=by_group(graph, atoms, widths))
+        # The last channel of a layer is one of the dense network's, but none that the graph of this one counts.
+        return Budget(channels=max(1, ceiling(config.share, sum(network.dense_widths.values())) - frozen(atoms)))
+    dense = {"macs": network.dense_macs, "params": network.dense_params}
     return Budget(**{config.of: max(1, ceiling(config.share, dense[config.of]))})  # type: ignore[arg-type]
 
 
@@ -145,17 +156,19 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     return _left(network, result, scoring_macs(network.macs, samples), scored={"apoz": apoz_by_layer(given)})
 
 
-@runs(RandomWidths, "random-widths", version=1)
+@runs(RandomWidths, "random-widths", version=2)
 def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Output:
     """The same widths, channels drawn at random."""
     network, module = taken(inputs["model"])
-    image = example(opened(config.data, context.places))
-    like = Network.of(inputs["like"])
-    narrower = {name: n for name, n in like.widths.items() if n < network.widths[name]}
-    widths = narrower or network.widths  # where widths are rounded, a round may cut nothing
-    criterion = criterion_of(Method("random"), config.seed)
     device = config.numerics.device
-    result = cut(module.to(device), image.to(device), budget=Budget(widths=widths), criterion=criterion)
+    image = example(opened(config.data, context.places)).to(device)
+    like = Network.of(inputs["like"])
+    graph = trace(module.to(device), image)
+    widths = by_group(graph, held(like.places, network.cuts, graph), like.widths)
+    narrower = {name: n for name, n in widths.items() if n < graph.by_name[name].size}
+    # Where widths are rounded, a round may cut nothing.
+    budget = Budget(widths=narrower or widths)
+    result = cut(module, image, budget=budget, criterion=criterion_of(Method("random"), config.seed))
     return _left(network, result, 0)
 
 

@@ -28,7 +28,7 @@ class Rewind:
     """
 
 
-@runs(Reinitialise, "reinitialise", version=1)
+@runs(Reinitialise, "reinitialise", version=2)
 def anew(config: Reinitialise, inputs: Inputs, context: Context) -> Output:
     """The factory at the new widths where it takes them, else every module's reset_parameters()."""
     network, module = taken(inputs["model"])

@@ -131,7 +131,7 @@ def fresh(config: FreshHead, inputs: Inputs, context: Context) -> Output:
     return left(_recounted(with_classes(network, module, config.classes), module, image), module)
 
 
-@runs(Uniform, "uniform", version=1)
+@runs(Uniform, "uniform", version=2)
 def uniform(config: Uniform, inputs: Inputs, context: Context) -> Output:
     """The factory at a smaller width where it takes one, else a uniform cut whose modules are reset."""
     dense = Network.of(inputs["dense"])

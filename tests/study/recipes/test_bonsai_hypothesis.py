@@ -102,8 +102,8 @@ def test_two_levels_of_accuracy_may_differ_in_sign_and_both_are_told() -> None:
     assert "at an equal drop below its own dense network (validation, at most 3 points below that network" in drop
     assert "untrained minus trained: +53.33 points [+38.99, +67.68]" in drop
     assert "10 points 53% / 0% (+53 [+39 to +68]); 15 points 53% / 20% (+33 [+19 to +48])" in by_tolerance
-    assert "at equal accuracy negative at 1, 2, 3, 5, 10, 15 points; at an equal drop" in agreement
-    assert "own dense network positive at 1, 2, 3, 5, 10, 15 points. Where those of both do, the two" in agreement
+    assert "at equal accuracy: negative at 1, 2, 3, 5, 10, 15 points; at an equal drop" in agreement
+    assert "own dense network: positive at 1, 2, 3, 5, 10, 15 points. Where those of both do, the two" in agreement
     assert agreement.endswith("the two measures have opposite signs at 1, 2, 3, 5, 10, 15 points.")
 
 
@@ -119,12 +119,12 @@ def test_agreement_is_told_only_where_both_intervals_exclude_zero() -> None:
     second = losing({0.01: up, 0.02: down, 0.05: up, 0.1: down})
     told = signs({"one": first, "other": second}, "channels", (0.1, 0.01, 0.05, 0.02))
     assert told == (
-        "one positive at 1, 2 points; other positive at 1, 5 points and negative at 2, 10 points. Where those of both "
-        "do, the two measures have the same sign at 1 points and opposite signs at 2 points."
+        "one: positive at 1, 2 points; other: positive at 1, 5 points and negative at 2, 10 points. Where those of "
+        "both do, the two measures have the same sign at 1 points and opposite signs at 2 points."
     )
     told = signs({"one": losing({0.05: unsure}), "other": losing({0.05: up})}, "channels", (0.05,))
     assert told == (
-        "one at no tolerance; other positive at 5 points. At no tolerance do the intervals of both measures exclude "
+        "one: at no tolerance; other: positive at 5 points. At no tolerance do the intervals of both measures exclude "
         "zero."
     )
 

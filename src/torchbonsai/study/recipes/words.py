@@ -66,7 +66,7 @@ def signs(measures: Mapping[str, Lost], what: str, tolerances: Collection[float]
     whether they agree where both do. what: one of `SHARES`."""
     found = {name: _signs(lost, what, tolerances) for name, lost in measures.items()}
     one, other = found.values()
-    told = "; ".join(f"{name} {_signed(shown)}" for name, shown in found.items())
+    told = "; ".join(f"{name}: {_signed(shown)}" for name, shown in found.items())
     alike = [t for t in one if other.get(t) == one[t]]
     unlike = [t for t in one if t in other and t not in alike]
     if not alike and not unlike:

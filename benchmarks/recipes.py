@@ -64,12 +64,12 @@ RECORDS = {
     "--warmup-epochs 0.2 --augment flip --channels-last --start-epochs 1 --rounds 3 --share 0.1 --round-epochs 0.15 "
     "--no-equal-compute",
     "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 bn-scale taylor --start-epochs 2.5 --rounds 4 "
-    "--round-epochs 0.5 --no-equal-compute",
+    "--round-epochs 0.5 --min-channels 1 --no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
-    "--rounds 3 --round-epochs 4 --budget 4x",
+    "--rounds 3 --round-epochs 4 --budget 4x --min-channels 1",
     "linear-filter-ensembles-resnet20": f"{PRETRAINED} --model resnet20 --checkpoint 'SHARED/weights/resnet20-*.th' "
     "--limit-train 20000 --methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 "
-    "--round-epochs 0.5 --no-equal-compute",
+    "--round-epochs 0.5 --min-channels 1 --no-equal-compute",
     **{
         f"linear-filter-ensembles-resnet{depth}": f"{PRETRAINED} --model resnet{depth} "
         f"--checkpoint 'SHARED/weights/resnet{depth}-*.th' --limit-train 10000 --methods lfe-quick --score-images 256 "
@@ -79,13 +79,13 @@ RECORDS = {
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
-    "--round-epochs 0.75 --budget 2x --no-equal-compute",
+    "--round-epochs 0.75 --budget 2x --min-channels 1 --no-equal-compute",
     "bonsai-hypothesis-equal-compute": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
-    "--round-epochs 0.75 --budget 2x",
+    "--round-epochs 0.75 --budget 2x --min-channels 1",
     "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 2 "
     "--rounds 3 --share 0.2 --round-epochs 0.75 --no-equal-compute",
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
-    "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x",
+    "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x --min-channels 1",
     "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 --epochs 3 "
     "--gate-epochs 4 --score-images 2500 --no-equal-compute",
     "small-pruning-from-scratch-searches": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 "

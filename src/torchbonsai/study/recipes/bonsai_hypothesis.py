@@ -23,6 +23,7 @@ from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
 from torchbonsai.study.recipes.equal import TOLERANCES, at_equal_accuracy, at_own_drop, difference, kept_by_layer
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import Lost, at_tolerances, points, shares, signs
 from torchbonsai.study.record import RunRecord
@@ -44,6 +45,8 @@ class BonsaiHypothesis(RoundSettings):
 
     Attributes:
         methods: What scores; the finding is told for each. Names as in `bonsai compare`.
+        min_channels: No group gets narrower than this: an int is a count, a float a share of its dense width, rounded
+            up, but at least 2 channels: one ranking over all layers may else leave a layer one channel at once.
         budget: Channels to keep after the last round (4x: a quarter); every round removes the same share of what is
             left, in one ranking over all layers.
         tolerance: How far validation accuracy may lie below a dense network's after as many rounds (0.01 is a point):
@@ -57,6 +60,7 @@ class BonsaiHypothesis(RoundSettings):
     start_epochs: float = 40.0
     rounds: int = 8
     round_epochs: float = 5.0
+    min_channels: int | float = 0.05
     methods: tuple[str, ...] = ("l2", "bn-scale", "taylor")
     budget: str = "4x"
     tolerance: float = 0.01
@@ -105,7 +109,8 @@ class Recipe(Iterative):
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """Step 3, for every importance measure under each fairness: by both levels, and by layer."""
-        return [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        found = [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        return found + narrowest(records, self.settings)
 
     def _found(self, records: Sequence[RunRecord], fairness: str, name: str) -> Iterator[str]:
         here = [r for r in records if r.arm.fairness == fairness]

@@ -24,6 +24,7 @@ from typing import ClassVar
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
@@ -62,7 +63,7 @@ class NetworkTrimming(RoundSettings):
     out: str = "bonsai-out/network-trimming"
     lr: float = 0.05
     warmup_epochs: float = 0.2
-    min_channels: int = 2
+    min_channels: int | float = 2
     deviations: float | None = None
     budget: str | None = None
     only: tuple[str, ...] = ()
@@ -134,9 +135,10 @@ class Recipe(Iterative):
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """How much smaller, and at what cost in accuracy against the dense network trained as much."""
-        return [
-            f"Under {fairness}, trimming left {smaller(found, 'params')} and {smaller(found, 'macs')}, at "
-            f"{gap(found, '', 'dense')} of test accuracy against the dense network trained as much."
+        found = [
+            f"Under {fairness}, trimming left {smaller(here, 'params')} and {smaller(here, 'macs')}, at "
+            f"{gap(here, '', 'dense')} of test accuracy against the dense network trained as much."
             for fairness in (EQUAL_EPOCHS, EQUAL_COMPUTE)
-            if (found := [r for r in records if r.arm.fairness == fairness])
+            if (here := [r for r in records if r.arm.fairness == fairness])
         ]
+        return found + narrowest(records, self.settings)

@@ -26,6 +26,7 @@ from torchbonsai.study.look import doubt, source_of
 from torchbonsai.study.recipes.equal import Removed, at_own_drop, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import at_tolerances, points, shares
 from torchbonsai.study.record import RunRecord
@@ -67,7 +68,7 @@ class PretrainingImpact(RoundSettings):
     start_epochs: float = 40.0
     rounds: int = 12
     round_epochs: float = 4.0
-    min_channels: int = 2
+    min_channels: int | float = 2
     share: float | None = None
     methods: tuple[str, ...] = ("l1",)
     tolerance: float = 0.01
@@ -162,7 +163,8 @@ class Recipe(Iterative):
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """Step 3, under each fairness."""
-        return [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        found = [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        return found + narrowest(records, self.settings)
 
     def _found(self, records: Sequence[RunRecord], fairness: str, name: str) -> Iterator[str]:
         for counted in (True, False):

@@ -161,8 +161,13 @@ def keep(name: str, out: Path, told: str) -> None:
 
 
 def retell(folder: Path) -> None:
-    """Sentences, tables and report of what is kept in `folder`, by the code as it is now, in place."""
-    kept = (folder / "README.md").read_text()
+    """Sentences, tables and report of what is kept in `folder`, by the code as it is now, in place.
+
+    Leaves where nothing is kept, or what is kept is of another command than the one in `RECORDS`.
+    """
+    kept = (folder / "README.md").read_text() if folder.exists() else ""
+    if ran(folder.name) not in kept.splitlines():
+        sys.exit(f"{folder.name}: what is kept there is not of the command in RECORDS; run it without --retell")
     (took,) = re.findall(r"^Its stages took .*$", kept, re.MULTILINE)
     (first,) = re.findall(r"commit of the report (\w+)", kept)
     study = read_study(folder)
@@ -215,6 +220,11 @@ def spent(out: Path) -> dict[str, float]:
     return found
 
 
+def ran(name: str) -> str:
+    """The line of a page that says which command was run."""
+    return f"runs `bonsai recipe {RECORDS[name]}`."
+
+
 def took(seconds: dict[str, float]) -> str:
     """How long the stages took, by kind."""
     kinds = ", ".join(f"{kind} {s:.0f} s" for kind, s in sorted(seconds.items(), key=lambda kv: -kv[1]) if s >= 1)
@@ -231,7 +241,7 @@ def page(name: str, about: dict[str, Any], told: str, took: str, commits: dict[s
         (
             f"# {name}\n",
             f"    python benchmarks/recipes.py {name}\n",
-            f"runs `bonsai recipe {RECORDS[name]}`.\n",
+            f"{ran(name)}\n",
             f"{took}\n",
             ", ".join(f"{key} {value}" for key, value in places.items()) + ".\n",
             *(f"- {sentence}" for sentence in about["sentences"]),

@@ -78,6 +78,10 @@ def test_records_are_told_again_without_what_was_run(
     assert f"records {folder.name}/records\n" in page, "no place of this machine"
     benchmark.retell(folder)
     assert (folder / "README.md").read_text() == page, "as often as one likes"
+    monkeypatch.setitem(benchmark.RECORDS, folder.name, "network-trimming --rounds 7")
+    for other in (folder, tmp_path / "small-network-trimming"):
+        with pytest.raises(SystemExit, match=f"{other.name}: what is kept there is not of the command"):
+            benchmark.retell(other)
 
 
 def test_every_record_has_settings_to_be_told_again_with(benchmark: ModuleType) -> None:

@@ -36,7 +36,9 @@ def _at_floor(record: RunRecord, settings: RecipeSettings) -> Iterator[tuple[str
     """(layer, channels) of the layers that are as narrow as they may be after the round that cut first."""
     dense = record.dense_widths
     first = next((r for r in record.rounds if r.channels < sum(dense.values())), None)
-    for name, width in first.widths.items() if first is not None else ():
-        floor = -(-floor_of(settings.min_channels, dense[name]) // settings.round_to) * settings.round_to
-        if width < dense[name] and width <= floor:
+    widths = first.widths if first is not None else dense
+    for name, size in dense.items():
+        floor = -(-floor_of(settings.min_channels, size) // settings.round_to) * settings.round_to
+        width = widths.get(name, size)
+        if width < size and width <= floor:
             yield name, width

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from torchbonsai.study.about import read_study
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "recipes"
 
 
 @pytest.fixture(scope="module")
-def commands() -> dict[str, str]:
-    """NAME -> the settings that follow `bonsai recipe`."""
+def benchmark() -> ModuleType:
+    """benchmarks/recipes.py."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         spec = importlib.util.spec_from_file_location("benchmarks_recipes", ROOT / "benchmarks" / "recipes.py")
@@ -24,7 +29,13 @@ def commands() -> dict[str, str]:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    found: dict[str, str] = module.RECORDS
+    return module
+
+
+@pytest.fixture
+def commands(benchmark: ModuleType) -> dict[str, str]:
+    """NAME -> the settings that follow `bonsai recipe`."""
+    found: dict[str, str] = benchmark.RECORDS
     return found
 
 
@@ -40,3 +51,43 @@ def test_the_sizes_for_two_cores_are_those_that_are_run(commands: dict[str, str]
     for name in (n for n in commands if n.startswith("small-")):
         command = commands[name].replace("CIFAR", "DIR").replace("MNIST", "DIR")
         assert f"| `{name}`: `bonsai recipe {command}` |" in told, name
+
+
+def test_records_are_told_again_without_what_was_run(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentences, tables and report are made anew; what was measured and how long it took is as it was."""
+    monkeypatch.setattr(benchmark, "commit", lambda: "c0ffee1")
+    folder = tmp_path / "network-trimming-lenet"
+    shutil.copytree(RESULTS / folder.name, folder)
+    before, kept = read_study(folder), (folder / "README.md").read_text()
+    stale = json.loads((folder / "study.json").read_text()) | {"sentences": ["an old finding"]}
+    (folder / "study.json").write_text(json.dumps(stale))
+    (folder / "report.html").write_text("an old report")
+    benchmark.retell(folder)
+    study, page = read_study(folder), (folder / "README.md").read_text()
+    (sentence,) = study.about.sentences
+    assert sentence.startswith("Under equal-epochs, trimming left 86.4 k of 431 k parameters (4.99 times fewer)")
+    assert f"- {sentence}\n" in page
+    assert sentence in (folder / "report.html").read_text()
+    assert study.records == before.records
+    assert study.about.hardware == before.about.hardware
+    (took,) = (line for line in kept.splitlines() if line.startswith("Its stages took "))
+    assert took in page.splitlines()
+    assert "commit of the report 552a5e1, told again at commit c0ffee1, device" in page
+    assert f"records {folder.name}/records\n" in page, "no place of this machine"
+    benchmark.retell(folder)
+    assert (folder / "README.md").read_text() == page, "as often as one likes"
+    monkeypatch.setitem(benchmark.RECORDS, folder.name, "network-trimming --rounds 7")
+    for other in (folder, tmp_path / "small-network-trimming"):
+        with pytest.raises(SystemExit, match=f"{other.name}: what is kept there is not of the command"):
+            benchmark.retell(other)
+
+
+def test_every_record_has_settings_to_be_told_again_with(benchmark: ModuleType) -> None:
+    for path in sorted(RESULTS.glob("*/study.json")):
+        about = read_study(path.parent).about
+        settings = benchmark.settings_of(about)
+        told = benchmark.RECIPES[about.recipe](settings).sentences(read_study(path.parent).records)
+        assert told, path
+        assert settings.seeds == tuple(about.config["seeds"])

@@ -128,6 +128,20 @@ def test_uniform_ends_at_the_share_of_every_group_of_the_original():
     assert (model.stem.out_channels, model.inner.out_channels) == (2, 3)  # ⌊0.3 n + ½⌋ of 8 and 10
 
 
+def test_a_floor_that_is_a_share_is_one_of_the_original():
+    model = net()
+    with torch.no_grad():
+        model.inner.weight /= 1000  # the worst channels of all
+        model.inner.bias /= 1000
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    criterion = tb.criteria.Magnitude(p=2, normalise=None)
+    options = {"criterion": criterion, "schedule": Gradual(begin=0, end=4, every=1), "min_channels": 0.5}
+    pruner = tb.Pruner(model, X, optimizer, budget=tb.Budget(channels=0.6), **options)
+    train(model, optimizer, 4, lambda step: pruner.step())
+    assert pruner.cuts > 2
+    assert (model.stem.out_channels, model.inner.out_channels) == (6, 5), "half of 10, not half of what a cut found"
+
+
 def test_widths_are_approached_by_name_and_the_rest_stays_whole():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

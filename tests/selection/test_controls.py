@@ -45,6 +45,15 @@ def test_floors_and_multiples_a_group_bind_the_search() -> None:
     assert sum(found.values()) <= 30
 
 
+def test_a_floor_is_a_count_or_a_share_of_the_group_rounded_up() -> None:
+    for scope in ("global", "uniform", "knapsack"):
+        assert widths(budget=tb.Budget(channels=21), min_channels=0.21, scope=scope) == {"0": 5, "2": 7, "4": 9}
+    mixed = {"0": 0.21, "2": 4, "4": 0.15}
+    assert widths(budget=tb.Budget(channels=15), min_channels=mixed) == {"0": 5, "2": 4, "4": 6}
+    with pytest.raises(tb.BudgetError, match="min_channels=5 to 9"):
+        widths(budget=tb.Budget(channels=20), min_channels=0.21)
+
+
 @pytest.mark.parametrize("option", ["round_to", "min_channels"])
 def test_a_name_that_fits_nothing_is_an_error(option: str) -> None:
     with pytest.raises(tb.ConfigError, match=r"near matches|explain"):

@@ -209,7 +209,13 @@ def test_scores_must_fit():
 
 
 @pytest.mark.parametrize(
-    "options", [{"scope": "locally"}, {"round_to": 0}, {"min_channels": 0}, {"round_to": 1.5}, {"normalise": "max"}]
+    "options",
+    [
+        {"scope": "locally"},
+        {"normalise": "max"},
+        *({"round_to": wrong} for wrong in (0, 1.5, True)),
+        *({"min_channels": wrong} for wrong in (0, 0.0, 1.5, float("nan"), True, "2")),
+    ],
 )
 def test_options_must_be_valid(options):
     graph = plain_graph(2)

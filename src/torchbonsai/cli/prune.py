@@ -61,8 +61,8 @@ class Arguments:
     """One ranking over all groups, the same share of each, or one ranking by score per cost."""
     round_to: int = 1
     """Widths are multiples of this; 8 or 16 suit most kernels."""
-    min_channels: int = 1
-    """No group gets narrower than this."""
+    min_channels: int | float = 1
+    """No group gets narrower than this: 2 is a count, 0.05 a share of its channels, rounded up."""
     ignore: tuple[str, ...] = ()
     """Modules or parameters that stay whole; names or patterns like 'layer4.*'."""
     only: tuple[str, ...] = ()

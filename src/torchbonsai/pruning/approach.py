@@ -12,7 +12,7 @@ from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.graph.channel_graph import ChannelGraph
 from torchbonsai.pruning.schedules import Schedule
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
-from torchbonsai.selection.select import Scope, select
+from torchbonsai.selection.select import Floors, Scope, floor_counts, select
 from torchbonsai.selection.widths import widths_by_group
 from torchbonsai.surgery.plan import PruningPlan
 
@@ -29,7 +29,7 @@ class Approach:
     schedule: Schedule
     scope: Scope
     round_to: Numbers
-    min_channels: Numbers
+    min_channels: Floors
     dense: Cost = field(init=False)
     widths: dict[str, int] = field(init=False)
 
@@ -103,6 +103,12 @@ class Approach:
                 )
             )
         return replace(budget, widths={found[n].name: min(w, found[n].size) for n, w in widths.items() if n in found})
+
+    def floors(self, now: ChannelGraph, plan: PruningPlan) -> dict[str, int]:
+        """{group of `now`: channels that it keeps at least}: shares of the original, of which `plan` left `now`."""
+        names = [group.name for group in self.graph.groups]
+        counts = dict(zip(names, floor_counts(self.graph, self.min_channels), strict=True))
+        return {group.name: counts[self._original(now, group.name, plan)] for group in now.groups}
 
     def _original(self, now: ChannelGraph, name: str, plan: PruningPlan) -> str:
         """The original's group that a group of now is what is left of."""

@@ -24,7 +24,7 @@ from torchbonsai.pruning.folding import Folding, How, new_parameters, requested
 from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
-from torchbonsai.selection.select import Scope, select
+from torchbonsai.selection.select import Floors, Scope, select
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
@@ -118,7 +118,7 @@ def prune(
     criterion: Criterion | None = None,
     scope: Scope = "global",
     round_to: int | Mapping[str, int] = 1,
-    min_channels: int | Mapping[str, int] = 1,
+    min_channels: Floors = 1,
     ignore: Named = (),
     only: Named = None,
     batches: Iterable[Any] | None = None,
@@ -131,7 +131,8 @@ def prune(
     """Remove channels until `budget` is met, and check that the small network equals the masked large one.
 
     criterion: default `Magnitude(p=2)`. scope: "global" ranks all channels together, "uniform" takes the same share of
-    every group, "knapsack" ranks by score per cost. batches, loss: for criteria that need data. verify=False skips the
+    every group, "knapsack" ranks by score per cost. min_channels: what every group keeps at least, an int a count, a
+    float a share of its channels, rounded up. batches, loss: for criteria that need data. verify=False skips the
     numbers, never the proof of the routing. prune_outputs: for backbones; True, or names or positions of outputs that
     may lose channels, which are then compared on the channels that stay (`plan.outputs`). blocks: what leaves where
     channels lie in equal blocks (attention heads, groups of a GroupNorm, maxout): "whole" blocks, or the same positions

@@ -19,7 +19,7 @@ from torchbonsai.pruning.controls import Named, restrict
 from torchbonsai.pruning.prune import Costs, PruneResult, check_budget, prune, trace
 from torchbonsai.pruning.schedules import OneShot, Schedule
 from torchbonsai.selection.budget import Budget
-from torchbonsai.selection.select import Scope
+from torchbonsai.selection.select import Floors, Scope
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.in_place import check_followers, narrow_in_place
 from torchbonsai.surgery.plan import PruningPlan, compose
@@ -35,7 +35,7 @@ class _Settings:
     criterion: Criterion | None
     scope: Scope
     round_to: int | Mapping[str, int]
-    min_channels: int | Mapping[str, int]
+    min_channels: Floors
     ignore: Named
     only: Named
     loss: Loss | None
@@ -52,8 +52,9 @@ class Pruner:
 
     budget: of the original network, a share or an absolute number, but not zeros. schedule: when and how far, see
     `torchbonsai.pruning.schedules`; default: all at the first step. batches: read at every cut; a generator is read
-    once and kept. Other settings: as in `tb.prune`. A module that is wrapped in DistributedDataParallel is refused,
-    since the wrapper keeps the old parameters; torch.compile compiles anew.
+    once and kept. min_channels: a float is a share of the original's channels. Other settings: as in `tb.prune`. A
+    module that is wrapped in DistributedDataParallel is refused, since the wrapper keeps the old parameters;
+    torch.compile compiles anew.
 
     >>> import torch, torchbonsai as tb
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
@@ -83,7 +84,7 @@ class Pruner:
         schedule: Schedule | None = None,
         scope: Scope = "global",
         round_to: int | Mapping[str, int] = 1,
-        min_channels: int | Mapping[str, int] = 1,
+        min_channels: Floors = 1,
         ignore: Named = (),
         only: Named = None,
         batches: Iterable[Any] | None = None,
@@ -177,10 +178,12 @@ class Pruner:
 
     def _cut(self, budget: Budget) -> bool:
         given = self._set
-        if budget.widths and self._cuts:
+        whole = given.scope == "uniform"  # the widths have been rounded already
+        least = 1 if whole else given.min_channels
+        if self._cuts and (budget.widths or _relative(least)):
             now = restrict(trace(self._net, self.example_inputs), self._net, given.ignore, given.only)
             budget = self._approach.translated(budget, now, self._plan)
-        whole = given.scope == "uniform"  # the widths have been rounded already
+            least = self._approach.floors(now, self._plan) if _relative(least) else least
         result = prune(
             self._net,
             self.example_inputs,
@@ -188,7 +191,7 @@ class Pruner:
             criterion=given.criterion,
             scope=given.scope,
             round_to=1 if whole else given.round_to,
-            min_channels=1 if whole else given.min_channels,
+            min_channels=least,
             ignore=given.ignore,
             only=given.only,
             batches=self._batches,
@@ -219,6 +222,11 @@ class Pruner:
                     "keep them in nn.ParameterList, or prune a copy with tb.prune",
                 )
             )
+
+
+def _relative(floors: Floors) -> bool:
+    """Whether a floor is a share, which is one of the original."""
+    return any(isinstance(f, float) for f in (floors.values() if isinstance(floors, Mapping) else [floors]))
 
 
 def _own(model: nn.Module) -> nn.Module:

@@ -111,6 +111,15 @@ def ceiling(amount: float | int, dense: int) -> int:
     return math.floor(share(amount) * dense) if isinstance(amount, float) else amount
 
 
+def at_least(amount: float | int, size: int) -> int:
+    """The floor of a group of `size` channels: a share of them rounded up, so at least 1, or the int itself.
+
+    >>> at_least(0.05, 128), at_least(0.05, 16), at_least(3, 128)
+    (7, 1, 3)
+    """
+    return math.ceil(share(amount) * size) if isinstance(amount, float) else amount
+
+
 def nearest(amount: Fraction, size: int) -> int:
     """⌊amount·size + ½⌋, exactly."""
     return (2 * amount.numerator * size + amount.denominator) // (2 * amount.denominator)

@@ -14,7 +14,7 @@ from torchbonsai.core.errors import BudgetError, ConfigError, PruningError, mess
 from torchbonsai.cost.macs import Cost, CostModel
 from torchbonsai.criteria.base import Normalise
 from torchbonsai.graph.channel_graph import ChannelGraph, Ints, Selection
-from torchbonsai.selection.budget import Budget, ceiling, nearest, share
+from torchbonsai.selection.budget import Budget, at_least, ceiling, nearest, share
 from torchbonsai.selection.fastest import fastest_ladder
 from torchbonsai.selection.knapsack import Knapsack
 from torchbonsai.selection.ladder import Bounds, Floats, Ladder, Ranking, floors, global_ladder, rank, uniform_ladder
@@ -28,6 +28,8 @@ Scope = Literal["global", "uniform", "knapsack"]
 """One ranking of all groups by score; the same share of every group; one ranking by score per cost."""
 Limits = dict[str, int]
 """Field of `Cost` -> the largest value that is allowed."""
+Floors = int | float | Mapping[str, int | float]
+"""The fewest channels that stay: a count, a share of the group's, or either by name or pattern."""
 
 
 def select(
@@ -37,7 +39,7 @@ def select(
     *,
     scope: Scope = "global",
     round_to: int | Mapping[str, int] = 1,
-    min_channels: int | Mapping[str, int] = 1,
+    min_channels: Floors = 1,
     normalise: Normalise = "mean",
     measures: Measures | None = None,
 ) -> Selection:
@@ -47,8 +49,9 @@ def select(
     one share s of every group, ⌊s·n + ½⌋ but at least `min_channels`; "global": one ranking of all groups, the scores
     of each as `selection.normalise` makes them comparable; "knapsack": one ranking by such a score over what a channel
     costs (`selection.knapsack` says how). round_to: kept counts are its multiples or the dense count;
-    min_channels: the floor; each one number, or {group, producing module or glob pattern: number}. measures: models and
-    limits of memory and latency, which `tb.prune` makes for the budgets on them.
+    min_channels: the floor, an int a count, a float a share of the group's channels, rounded up; each one number, or
+    {group, producing module or glob pattern: number}. measures: models and limits of memory and latency, which
+    `tb.prune` makes for the budgets on them.
 
     Raises BudgetError where the limits cannot be met (naming the floor and what holds it up), ConfigError for options
     that are not valid, PruningError for scores that do not fit the graph.
@@ -63,7 +66,7 @@ def select(
     sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
     multiples = np.array(by_group(graph, round_to, 1, "round_to"), dtype=np.int64)
     multiples = measures.multiples(sizes, multiples)
-    least = np.array(by_group(graph, min_channels, 1, "min_channels"), dtype=np.int64)
+    least = np.array(floor_counts(graph, min_channels), dtype=np.int64)
     given = _shared(graph, budget, least, multiples) | widths_by_group(graph, budget.widths or {})
     widest = sizes
     if budget.outliers is not None:
@@ -83,6 +86,12 @@ def select(
         raise unreachable(graph, meter, ranking.kept(ladder.widths(ladder.length - 1)), given, bounds)
     kept = ranking.kept(widths)
     return {g.name: kept[g.offset : g.offset + g.size] for g in graph.groups}
+
+
+def floor_counts(graph: ChannelGraph, min_channels: Floors) -> list[int]:
+    """The floor of every group as a count, in the graph's order. Raises ConfigError for a name that fits no group."""
+    given: list[int | float] = by_group(graph, min_channels, 1, "min_channels")
+    return [at_least(floor, group.size) for floor, group in zip(given, graph.groups, strict=True)]
 
 
 def _ladder(budget: Budget, sizes: Ints, bounds: Bounds, scope: Scope, ranking: Ranking) -> Ladder:
@@ -164,17 +173,22 @@ def _flat_scores(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Floats:
     return flat
 
 
-def _check_options(
-    scope: str, round_to: int | Mapping[str, int], min_channels: int | Mapping[str, int], normalise: str | None
-) -> None:
+def _check_options(scope: str, round_to: int | Mapping[str, int], min_channels: Floors, normalise: str | None) -> None:
     if scope not in get_args(Scope):
         raise _invalid(f"scope must be one of {', '.join(map(repr, get_args(Scope)))}", scope)
     if normalise is not None and normalise not in NORMALISERS:
         raise _invalid(f"normalise must be None or one of {', '.join(map(repr, NORMALISERS))}", normalise)
-    for name, given in (("round_to", round_to), ("min_channels", min_channels)):
-        for value in given.values() if isinstance(given, Mapping) else [given]:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise _invalid(f"{name} must be a positive int", value)
+    for value in round_to.values() if isinstance(round_to, Mapping) else [round_to]:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise _invalid("round_to must be a positive int", value)
+    for floor in min_channels.values() if isinstance(min_channels, Mapping) else [min_channels]:
+        if not is_floor(floor):
+            raise _invalid("min_channels must be a positive int, a count, or a float in (0, 1], a share", floor)
+
+
+def is_floor(value: object) -> bool:
+    """Whether `value` is a floor of channels: a positive int, or a float in (0, 1]."""
+    return (0 < value <= 1) if isinstance(value, float) else type(value) is int and value >= 1
 
 
 def _invalid(must: str, got: object) -> ConfigError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cattrs
+from cattrs.strategies import configure_union_passthrough
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
 from torchbonsai.study.numerics import Numerics, applied
@@ -17,6 +18,7 @@ from torchbonsai.training.team import ALONE, Team
 
 Progress = Callable[[float, float, str], None]
 _CONVERTER = cattrs.Converter(forbid_extra_keys=True)
+configure_union_passthrough(int | float, _CONVERTER)  # a count and a share are told apart by their type
 
 
 class StageError(PruningError):

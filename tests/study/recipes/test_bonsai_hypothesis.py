@@ -10,9 +10,9 @@ from tiny_recipes import arms, followed, made_up, of
 
 import torchbonsai as tb
 from torchbonsai.study.about import read_study
-from torchbonsai.study.recipes.bonsai_hypothesis import BonsaiHypothesis
+from torchbonsai.study.recipes.bonsai_hypothesis import BonsaiHypothesis, Recipe
 from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference, removed
-from torchbonsai.study.recipes.words import at_tolerances
+from torchbonsai.study.recipes.words import Lost, at_tolerances, signs
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.table import counted, rows
 
@@ -86,11 +86,60 @@ def test_under_equal_compute_the_untrained_start_has_longer_rounds(study: tuple[
 def test_the_finding_is_told_in_total_and_by_layer(study: tuple[Path, list[RunRecord]]) -> None:
     out, _ = study
     sentences = read_study(out).about.sentences
-    assert len(sentences) == 3 * 2, "three a measure and fairness"
-    assert "untrained minus trained" in sentences[0]
-    assert "n = 1 < 3" in sentences[0], "no interval of one seed"
-    assert "channels lost with other tolerances" in sentences[1]
-    assert "channels left by layer" in sentences[2]
+    assert len(sentences) == 6 * 2, "six a measure and fairness"
+    for first, level in ((0, "at equal accuracy"), (2, "at an equal drop below its own dense network")):
+        assert f"l2 under equal-epochs, {level} (validation" in sentences[first]
+        assert "untrained minus trained" in sentences[first]
+        assert "n = 1 < 3" in sentences[first], "no interval of one seed"
+        assert f"{level}, channels lost with other tolerances" in sentences[first + 1]
+    assert "channels left by layer" in sentences[4]
+    assert "at no tolerance do the intervals of both measures exclude zero" in sentences[5].lower()
+
+
+def test_two_levels_of_accuracy_may_differ_in_sign_and_both_are_told() -> None:
+    """The trained start begins above the untrained one's level: it falls far below its own, and is above that still."""
+    records = []
+    for seed, left in enumerate((5, 5, 4)):
+        records += [
+            made_up("untrained", seed, [(10, 0.50), (10, 0.60), (10, 0.70)], "dense"),
+            made_up("trained", seed, [(10, 0.80), (10, 0.85), (10, 0.90)], "dense"),
+            made_up("untrained", seed, [(10, 0.50), (8, 0.60), (left, 0.70)]),
+            made_up("trained", seed, [(10, 0.80), (8, 0.70), (3, 0.72)]),
+        ]
+    recipe = Recipe(BonsaiHypothesis(methods=("l2",), tolerance=0.03))
+    equal, _, drop, by_tolerance, _, agreement = recipe.sentences(records)
+    assert equal.startswith("l2 under equal-epochs, at equal accuracy (validation, at most 3 points below the worse")
+    assert "the untrained start had lost 53% of the channels" in equal
+    assert "the trained start 70% of the channels" in equal
+    assert "untrained minus trained: -16.67 points [-31.01, -2.32]" in equal
+    assert "at an equal drop below its own dense network (validation, at most 3 points below that network" in drop
+    assert "untrained minus trained: +53.33 points [+38.99, +67.68]" in drop
+    assert "10 points 53% / 0% (+53 [+39 to +68]); 15 points 53% / 20% (+33 [+19 to +48])" in by_tolerance
+    assert "at equal accuracy: negative at 1, 2, 3, 5, 10, 15 points; at an equal drop" in agreement
+    assert "own dense network: positive at 1, 2, 3, 5, 10, 15 points. Where those of both do, the two" in agreement
+    assert agreement.endswith("the two measures have opposite signs at 1, 2, 3, 5, 10, 15 points.")
+
+
+def test_agreement_is_told_only_where_both_intervals_exclude_zero() -> None:
+    """{tolerance: difference of every seed}; the arm on the right loses nothing."""
+
+    def losing(by_tolerance: dict[float, tuple[float, ...]]) -> Lost:
+        nothing = dict.fromkeys(range(3), Removed(None))
+        return lambda t: ({s: Removed(None, lost) for s, lost in enumerate(by_tolerance[t])}, nothing)
+
+    up, down, unsure, alike = (0.3, 0.3, 0.4), (-0.3, -0.3, -0.4), (-0.4, 0.1, 0.4), (0.2, 0.2, 0.2)
+    first = losing({0.01: up, 0.02: up, 0.05: unsure, 0.1: alike})
+    second = losing({0.01: up, 0.02: down, 0.05: up, 0.1: down})
+    told = signs({"one": first, "other": second}, "channels", (0.1, 0.01, 0.05, 0.02))
+    assert told == (
+        "one: positive at 1, 2 points; other: positive at 1, 5 points and negative at 2, 10 points. Where those of "
+        "both do, the two measures have the same sign at 1 points and opposite signs at 2 points."
+    )
+    told = signs({"one": losing({0.05: unsure}), "other": losing({0.05: up})}, "channels", (0.05,))
+    assert told == (
+        "one: at no tolerance; other: positive at 5 points. At no tolerance do the intervals of both measures exclude "
+        "zero."
+    )
 
 
 def test_equal_accuracy_is_that_of_the_worse_dense_network_after_as_many_rounds() -> None:

@@ -46,10 +46,11 @@ def test_the_published_schedule_of_vgg16() -> None:
 def test_what_is_zero_more_than_a_deviation_above_the_mean_goes() -> None:
     apoz = {"rare": torch.tensor([0.1, 0.1, 0.2, 0.1]), "often": torch.tensor([0.9, 0.9, 0.9, 0.5, 1.0])}
     scores = {name: 1 - values for name, values in apoz.items()}
-    assert outlying(scores, 1.0, None, 1) == {"rare": 3, "often": 5}  # 1.0 is not above 0.84 + 0.174
-    assert outlying(scores, 0.5, None, 1) == {"rare": 3, "often": 4}
-    assert outlying(scores, 0.5, 1, 1) == {"often": 4}, "the layer with the highest mean APoZ"
-    assert outlying(scores, 0.0, None, 4) == {"rare": 4, "often": 4}, "the floor"
+    one = dict.fromkeys(scores, 1)
+    assert outlying(scores, 1.0, None, one) == {"rare": 3, "often": 5}  # 1.0 is not above 0.84 + 0.174
+    assert outlying(scores, 0.5, None, one) == {"rare": 3, "often": 4}
+    assert outlying(scores, 0.5, 1, one) == {"often": 4}, "the layer with the highest mean APoZ"
+    assert outlying(scores, 0.0, None, dict.fromkeys(scores, 4)) == {"rare": 4, "often": 4}, "the floor"
 
 
 def test_the_rule_rounds_what_it_cuts_down_to_a_multiple_as_a_budget_of_outliers_does() -> None:
@@ -58,7 +59,7 @@ def test_the_rule_rounds_what_it_cuts_down_to_a_multiple_as_a_budget_of_outliers
         model = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in ((4, 23), (23, 10), (10, 2))))
         generator = torch.Generator().manual_seed(round_to)
         scores = {"0": torch.rand(23, generator=generator), "1": torch.rand(10, generator=generator)}
-        found = outlying(scores, deviations, None, floor, round_to)
+        found = outlying(scores, deviations, None, dict.fromkeys(scores, floor), round_to)
         cut = tb.prune(
             model, torch.zeros(1, 4), budget=tb.Budget(outliers=deviations), criterion=Given(scores),
             round_to=round_to, min_channels=floor,

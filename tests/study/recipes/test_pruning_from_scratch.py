@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up import record
 from safetensors.torch import load_file
-from tiny_recipes import arms, followed, of
+from tiny_recipes import TINY, arms, followed, of
 
 import torchbonsai as tb
 from torchbonsai.study.about import read_study
-from torchbonsai.study.recipes.diversity import correlation
+from torchbonsai.study.recipes import RECIPES
+from torchbonsai.study.recipes.chain import Chain
+from torchbonsai.study.recipes.diversity import correlation, diversity
+from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.pruning_from_scratch import PruningFromScratch
-from torchbonsai.study.record import RunRecord
+from torchbonsai.study.record import Arm, RunRecord
 from torchbonsai.study.stages.gates import ordered
 from torchbonsai.study.table import counted
 
@@ -111,7 +115,42 @@ def test_equal_compute_and_searches_from_many_initialisations_and_along_one_run(
     ]
     (sentence,) = (s for s in read_study(tmp_path).about.sentences if s.startswith("Widths at"))
     assert "2 random initialisations: correlation" in sentence
-    assert "3 checkpoints of one run: correlation" in sentence
+    assert "2 trained checkpoints of one run: correlation" in sentence
+    begun = found["checkpoint 0%"].test_accuracy
+    assert sentence.endswith(f"not among the initialisations, is left out of both (test accuracy {begun:.1%}).")
+
+
+def test_the_beginning_of_a_run_is_not_among_its_trained_checkpoints() -> None:
+    """Trained ones are alike and their beginning is far off: it would make their spread."""
+
+    def found(start: str, seed: int, a: int, b: int) -> RunRecord:
+        arm = Arm(start, "gates", "", "50%", "diversity of widths")
+        return record(arm, seed, 0.5, widths={"conv1": a, "conv2": b})
+
+    records = [
+        found(start, seed, *widths)
+        for seed in range(3)
+        for start, widths in {
+            "init 1": (8, 16),
+            "init 2": (8 + seed, 24),
+            "checkpoint 0%": (1, 32),
+            "checkpoint 50%": (12, 8),
+            "checkpoint 100%": (12, 8),
+        }.items()
+    ]
+    (sentence,) = diversity(records)
+    assert "2 trained checkpoints of one run: correlation 1.00, spread 0.000 of a layer" in sentence
+    assert "Random minus trained: accuracy" in sentence
+    assert "spread +0.110 [+0.056, +0.165]" in sentence
+
+
+def test_searches_are_at_every_budget() -> None:
+    settings = PruningFromScratch(**TINY | SMALL | {"searches": 2, "checkpoints": 2, "start_epochs": 2})
+    recipe = RECIPES["pruning-from-scratch"](settings)
+    chains = recipe.chains(Kit(settings, recipe.look(settings)[0]), {})
+    arms = [c.arm for c in chains if isinstance(c, Chain) and c.arm.fairness == "diversity of widths"]
+    names = ["init 1", "init 2", "checkpoint 0%", "checkpoint 50%", "checkpoint 100%"]
+    assert [(a.budget, a.start) for a in arms] == [(b, name) for b in ("50%", "25%") for name in names]
 
 
 def test_orders_of_gates() -> None:
@@ -153,6 +192,8 @@ def test_budget_is_another_name_of_budgets() -> None:
 def test_two_checkpoints_are_never_the_same_weights() -> None:
     with pytest.raises(tb.ConfigError, match=r"epochs \[0, 1, 2, 2, 3\]"):
         PruningFromScratch(searches=2, checkpoints=4, start_epochs=3)
+    with pytest.raises(tb.ConfigError, match="checkpoints must be at least 2"):
+        PruningFromScratch(searches=2, checkpoints=1)
     PruningFromScratch(searches=2, checkpoints=3, start_epochs=3)
 
 

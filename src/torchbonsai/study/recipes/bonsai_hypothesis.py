@@ -4,7 +4,8 @@ The method section
 1. Two starts: random weights, and the same network trained on the target set.
 2. Both alike: train a while, score every channel, remove a share of those that are left, go on with the inherited
    weights, and again.
-3. Compare how many channels each start has lost where their accuracies are equal.
+3. Compare how many channels each start has lost where their accuracies are equal; and, since what counts as equal is
+   ours to choose, where each has lost as much of its own dense network's accuracy.
 
 The claim is comparative, so any importance measure that is applied identically to both starts tests it; it is run with
 three. Controls: random channels with the same counts in every round, the last shape retrained from new weights, the
@@ -19,14 +20,18 @@ from functools import partial
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
-from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference, kept_by_layer
+from torchbonsai.study.recipes.equal import TOLERANCES, at_equal_accuracy, at_own_drop, difference, kept_by_layer
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
-from torchbonsai.study.recipes.words import at_tolerances, points, shares
+from torchbonsai.study.recipes.words import Lost, at_tolerances, points, shares, signs
 from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
+
+EQUAL = "at equal accuracy"
+DROP = "at an equal drop below its own dense network"
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,12 @@ class BonsaiHypothesis(RoundSettings):
 
     Attributes:
         methods: What scores; the finding is told for each. Names as in `bonsai compare`.
+        min_channels: No group gets narrower than this: an int is a count, a float a share of its dense width, rounded
+            up, but at least 2 channels: one ranking over all layers may else leave a layer one channel at once.
         budget: Channels to keep after the last round (4x: a quarter); every round removes the same share of what is
             left, in one ranking over all layers.
-        tolerance: Equal accuracy: at most so much below the worse of the dense networks after as many rounds (0.01 is
-            a point).
+        tolerance: How far validation accuracy may lie below a dense network's after as many rounds (0.01 is a point):
+            the worse one's (equal accuracy), and that of the start's own (equal drop).
     """
 
     model: str = "vgg16_bn"
@@ -53,6 +60,7 @@ class BonsaiHypothesis(RoundSettings):
     start_epochs: float = 40.0
     rounds: int = 8
     round_epochs: float = 5.0
+    min_channels: int | float = 0.05
     methods: tuple[str, ...] = ("l2", "bn-scale", "taylor")
     budget: str = "4x"
     tolerance: float = 0.01
@@ -79,7 +87,7 @@ class Recipe(Iterative):
         "Ito, Nakano, Kasagi: The Bonsai Hypothesis, AIAI 2022. The paper's: pruning from an untrained and from a "
         "trained start by one and the same simple algorithm, VGG16, CIFAR-10 and CIFAR-100, and the claim that the "
         "untrained start loses more channels. Only its abstract could be read. Ours: the importance measures, the "
-        "share of channels that goes in a round, the training between rounds, when accuracies count as equal, batch "
+        "share of channels that goes in a round, the training between rounds, both levels of accuracy, batch "
         "norm in the network, all controls, both fairnesses."
     )
 
@@ -101,36 +109,35 @@ class Recipe(Iterative):
         return Stage(config, {"model": model}, f"{method}, round {number + 1}, seed {seed}")
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
-        """Step 3, for every measure under each fairness: in total and by layer."""
-        return [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        """Step 3, for every importance measure under each fairness: by both levels, and by layer."""
+        found = [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        return found + narrowest(records, self.settings)
 
     def _found(self, records: Sequence[RunRecord], fairness: str, name: str) -> Iterator[str]:
         here = [r for r in records if r.arm.fairness == fairness]
         if not here:
             return
-        own = [r for r in here if (r.arm.method, r.arm.control) == (name, "")]
-        both = partial(_both, own, here)
-        untrained, trained = both(self.settings.tolerance)
-        gap = difference(untrained, trained, "channels")
-        yield (
-            f"{name} under {fairness}: at equal accuracy (validation, at most {self.settings.tolerance * 100:g} points "
-            f"below the worse of the seed's dense networks after as many rounds) the untrained start had lost "
-            f"{shares(untrained)}; the trained start {shares(trained)}. Channels, untrained minus trained: "
-            f"{points(gap)}."
-        )
-        yield (
-            f"{name} under {fairness}, channels lost with other tolerances, untrained / trained: "
-            f"{at_tolerances(both, 'channels')}."
-        )
+        where, own = f"{name} under {fairness}", [r for r in here if (r.arm.method, r.arm.control) == (name, "")]
+        one, other = ([r for r in own if r.arm.start == start] for start in ("untrained", "trained"))
+        equal: Lost = partial(at_equal_accuracy, one, other, here)
+        drop: Lost = partial(at_own_drop, one, other, here)
+        yield from self._lost(f"{where}, {EQUAL}", "the worse of the seed's dense networks", equal)
+        yield from self._lost(f"{where}, {DROP}", "that network", drop)
         dense = own[0].dense_widths
-        left, right = kept_by_layer(untrained, dense), kept_by_layer(trained, dense)
+        left, right = (kept_by_layer(found, dense) for found in equal(self.settings.tolerance))
         layers = ", ".join(f"{layer} {left[layer]:.0f} / {right[layer]:.0f} of {dense[layer]}" for layer in dense)
-        yield f"{name} under {fairness}, channels left by layer at equal accuracy, untrained / trained: {layers}."
+        yield f"{where}, channels left by layer {EQUAL}, untrained / trained: {layers}."
+        yield (
+            f"{where}, the sign of untrained minus trained (channels) where the 95% interval excludes zero: "
+            f"{signs({EQUAL: equal, DROP: drop}, 'channels', {self.settings.tolerance, *TOLERANCES})}"
+        )
 
-
-def _both(
-    own: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
-) -> tuple[dict[int, Removed], dict[int, Removed]]:
-    levels = below([r for r in here if r.arm.control == "dense"], tolerance)
-    left, right = (by_seed([r for r in own if r.arm.start == s], levels) for s in ("untrained", "trained"))
-    return left, right
+    def _lost(self, where: str, level: str, lost: Lost) -> Iterator[str]:
+        """What both starts lost by one level, with the tolerance of the settings and with others."""
+        untrained, trained = lost(self.settings.tolerance)
+        yield (
+            f"{where} (validation, at most {self.settings.tolerance * 100:g} points below {level} after as many "
+            f"rounds) the untrained start had lost {shares(untrained)}; the trained start {shares(trained)}. Channels, "
+            f"untrained minus trained: {points(difference(untrained, trained, 'channels'))}."
+        )
+        yield f"{where}, channels lost with other tolerances, untrained / trained: {at_tolerances(lost, 'channels')}."

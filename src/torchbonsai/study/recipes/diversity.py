@@ -1,4 +1,8 @@
-"""How alike the widths of several searches are, and how good: random initialisations against a run's checkpoints."""
+"""How alike the widths of several searches are, and how good: random initialisations against a run's checkpoints.
+
+The run's checkpoint at 0 % is untrained, and so of neither kind: with it among the trained ones, their spread would be
+that of both kinds mixed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from torchbonsai.study.record import RunRecord
 from torchbonsai.study.statistics import Interval, paired
 
 Floats = npt.NDArray[np.float64]
-KINDS = {"init": "random initialisations", "checkpoint": "checkpoints of one run"}
+KINDS = {"init": "random initialisations", "checkpoint": "trained checkpoints of one run"}
+BEGINNING = "checkpoint 0%"
 
 
 def shares(records: Sequence[RunRecord]) -> Floats:
@@ -45,7 +50,8 @@ def spread(kept: Floats) -> float:
 def diversity(records: Sequence[RunRecord]) -> list[str]:
     """Correlation and spread of widths, and accuracy after training, of both kinds of search, paired by seed."""
     seeds = sorted({r.seed for r in records})
-    by_kind = {k: {s: [r for r in records if r.seed == s and r.arm.start.startswith(k)] for s in seeds} for k in KINDS}
+    told_of = [r for r in records if r.arm.start != BEGINNING]
+    by_kind = {k: {s: [r for r in told_of if r.seed == s and r.arm.start.startswith(k)] for s in seeds} for k in KINDS}
     told = []
     for kind, name in KINDS.items():
         kept = [shares(found) for found in by_kind[kind].values()]
@@ -56,13 +62,15 @@ def diversity(records: Sequence[RunRecord]) -> list[str]:
             f"{np.mean([spread(k) for k in kept]):.3f} of a layer, test accuracy {np.mean(tests):.1%} "
             f"({min(tests):.1%} to {max(tests):.1%})"
         )
+    begun = [r.test_accuracy for r in records if r.arm.start == BEGINNING]
     gap = paired(*({s: float(np.mean([r.test_accuracy for r in f])) for s, f in by_kind[k].items()} for k in KINDS))
     wider = paired(*({s: spread(shares(f)) for s, f in by_kind[k].items()} for k in KINDS))
     budget = records[0].arm.budget
     return [
-        f"Widths at {budget} from gates on {'; on '.join(told)}. Random minus checkpoints: accuracy {points(gap)}; "
+        f"Widths at {budget} from gates on {'; on '.join(told)}. Random minus trained: accuracy {points(gap)}; "
         f"spread {_plain(wider)}. Correlation is between the layers' shares of two searches, mean over all pairs; both "
-        "kinds were trained from new weights."
+        "kinds were trained from new weights. The run's checkpoint at 0 %, untrained and not among the "
+        f"initialisations, is left out of both (test accuracy {np.mean(begun):.1%})."
     ]
 
 

@@ -1,7 +1,10 @@
-"""What two arms lost at equal accuracy, read off their curves on validation.
+"""What two arms lost at equal accuracy, or at an equal drop, read off their curves on validation.
 
-A round is compared with the dense network after as many rounds: one that has been trained less is less accurate even
+A round is compared with a dense network after as many rounds: one that has been trained less is less accurate even
 if nothing was cut, so that with the dense network's last accuracy as the level an untrained start could lose nothing.
+Which dense network decides much. At equal accuracy it is the worse of the seed's, and a start that was trained before
+begins above that level. At an equal drop it is the one from the arm's own start, and the accuracies that are left may
+differ.
 """
 
 from __future__ import annotations
@@ -59,6 +62,30 @@ def below(dense: Sequence[RunRecord], tolerance: float) -> Levels:
 def by_seed(records: Sequence[RunRecord], levels: Levels) -> dict[int, Removed]:
     """Seed -> what one arm lost at that seed's levels."""
     return {r.seed: removed(r, levels[r.seed]) for r in records}
+
+
+def at_equal_accuracy(
+    left: Sequence[RunRecord], right: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
+) -> tuple[dict[int, Removed], dict[int, Removed]]:
+    """Seed -> what each of two arms lost at most `tolerance` below the worst of the seed's dense networks in `here`."""
+    levels = below([r for r in here if r.arm.control == "dense"], tolerance)
+    return by_seed(left, levels), by_seed(right, levels)
+
+
+def at_own_drop(
+    left: Sequence[RunRecord], right: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
+) -> tuple[dict[int, Removed], dict[int, Removed]]:
+    """Seed -> what each of two arms lost at most `tolerance` below the dense network in `here` from its own start."""
+    one, other = (by_seed(arm, below(_own_dense(arm, here), tolerance)) for arm in (left, right))
+    return one, other
+
+
+def _own_dense(arm: Sequence[RunRecord], here: Sequence[RunRecord]) -> list[RunRecord]:
+    """The dense networks from the arm's own start, whose source is counted or free as the arm's is."""
+    start, counted = arm[0].arm.start, arm[0].arm.source_counted
+    own = [r for r in here if (r.arm.control, r.arm.start, r.arm.source_counted) == ("dense", start, counted)]
+    assert {r.seed for r in own} >= {r.seed for r in arm}, "every arm has its dense control"
+    return own
 
 
 def difference(left: Mapping[int, Removed], right: Mapping[int, Removed], what: str) -> Interval:

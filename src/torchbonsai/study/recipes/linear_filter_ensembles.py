@@ -25,6 +25,7 @@ from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.look import checkpoint_of
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, check_only, look_at
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
@@ -64,6 +65,7 @@ class LinearFilterEnsembles(RoundSettings):
     start_epochs: float | None = None  # type: ignore[assignment]
     rounds: int = 3
     round_epochs: float = 20.0
+    min_channels: int | float = 0.05
     checkpoint: str | None = None
     val_unseen: bool = False
     only: tuple[str, ...] = ()
@@ -163,7 +165,7 @@ class Recipe(Iterative):
                     f"dense network trained as much its test accuracy is {gap(mine, '', 'dense')}."
                 )
                 found += _sure(name, fairness, [s for r in mine if r.arm.control == "" for s in r.scored])
-        return found
+        return found + narrowest(records, self.settings)
 
     def _of_checkpoint(self) -> str:
         s = self.settings

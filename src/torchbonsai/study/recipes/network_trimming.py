@@ -25,6 +25,7 @@ from typing import ClassVar
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord, Unit
@@ -63,7 +64,7 @@ class NetworkTrimming(RoundSettings):
     out: str = "bonsai-out/network-trimming"
     lr: float = 0.05
     warmup_epochs: float = 0.2
-    min_channels: int = 2
+    min_channels: int | float = 2
     deviations: float | None = None
     budget: str | None = None
     only: tuple[str, ...] = ()
@@ -136,13 +137,14 @@ class Recipe(Iterative):
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """How much smaller, and at what cost in accuracy against the dense network trained as much; what was zero."""
-        smaller_at = [
-            f"Under {fairness}, trimming left {smaller(found, 'params')} and {smaller(found, 'macs')}, at "
-            f"{gap(found, '', 'dense')} of test accuracy against the dense network trained as much."
+        found = [
+            f"Under {fairness}, trimming left {smaller(here, 'params')} and {smaller(here, 'macs')}, at "
+            f"{gap(here, '', 'dense')} of test accuracy against the dense network trained as much."
             for fairness in (EQUAL_EPOCHS, EQUAL_COMPUTE)
-            if (found := [r for r in records if r.arm.fairness == fairness])
+            if (here := [r for r in records if r.arm.fairness == fairness])
         ]
-        return smaller_at + [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for s in _zeros(records, f)]
+        zeros = [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for s in _zeros(records, f)]
+        return [*found, *zeros, *narrowest(records, self.settings)]
 
 
 def _zeros(records: Sequence[RunRecord], fairness: str) -> list[str]:

@@ -23,9 +23,10 @@ from torchbonsai.core.config import added_later
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
 from torchbonsai.study.look import doubt, source_of
-from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference
+from torchbonsai.study.recipes.equal import Removed, at_own_drop, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
+from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings, check_methods
 from torchbonsai.study.recipes.words import at_tolerances, points, shares
 from torchbonsai.study.record import RunRecord, Unit
@@ -67,7 +68,7 @@ class PretrainingImpact(RoundSettings):
     start_epochs: float = 40.0
     rounds: int = 12
     round_epochs: float = 4.0
-    min_channels: int = 2
+    min_channels: int | float = 2
     share: float | None = None
     methods: tuple[str, ...] = ("l1",)
     tolerance: float = 0.01
@@ -163,7 +164,8 @@ class Recipe(Iterative):
 
     def sentences(self, records: Sequence[RunRecord]) -> list[str]:
         """Step 3, under each fairness."""
-        return [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        found = [s for f in (EQUAL_EPOCHS, EQUAL_COMPUTE) for m in self.methods for s in self._found(records, f, m)]
+        return found + narrowest(records, self.settings)
 
     def _found(self, records: Sequence[RunRecord], fairness: str, name: str) -> Iterator[str]:
         for counted in (True, False):
@@ -174,7 +176,7 @@ class Recipe(Iterative):
                 continue
             scratch = [r for r in own if r.arm.start == "untrained"]
             where = f"{name} under {fairness}{'' if counted else ', source training free'}"
-            both = partial(_both, pretrained, scratch, here)
+            both = partial(at_own_drop, pretrained, scratch, here)
             yield self._sentence(where, *both(self.settings.tolerance))
             yield (
                 f"{where}, parameters lost with other tolerances, pre-trained / from scratch: "
@@ -188,18 +190,3 @@ class Recipe(Iterative):
             f"lost {shares(scratch)}. "
             f"Parameters lost, pre-trained minus from scratch: {points(difference(pretrained, scratch, 'params'))}."
         )
-
-
-def _both(
-    pretrained: Sequence[RunRecord], scratch: Sequence[RunRecord], here: Sequence[RunRecord], tolerance: float
-) -> tuple[dict[int, Removed], dict[int, Removed]]:
-    left, right = (by_seed(arm, below(_own_dense(arm, here), tolerance)) for arm in (pretrained, scratch))
-    return left, right
-
-
-def _own_dense(arm: Sequence[RunRecord], here: Sequence[RunRecord]) -> list[RunRecord]:
-    """The dense networks from the arm's own start, whose source is counted or free as the arm's is."""
-    start, counted = arm[0].arm.start, arm[0].arm.source_counted
-    own = [r for r in here if (r.arm.control, r.arm.start, r.arm.source_counted) == ("dense", start, counted)]
-    assert {r.seed for r in own} >= {r.seed for r in arm}, "every arm has its dense control"
-    return own

@@ -11,7 +11,8 @@ The method section
 
 The second claim: widths from random weights are more diverse, and as good after training, than those from the
 checkpoints of a training run. With `searches`, one width search each on so many random initialisations and on the
-checkpoints at 0, 1/n … 1 of one run, all trained from new weights; their widths' correlation and spread are told.
+checkpoints at 0, 1/n … 1 of one run, all trained from new weights; correlation and spread of widths are told of the
+initialisations and of the checkpoints after 0.
 
 Controls at equal MACs: uniform width, widths drawn at random, the same gates shuffled, and gates learned on a trained
 network; and the dense network.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar, Literal
 
 from torchbonsai.core.config import added_later
@@ -69,8 +71,9 @@ class PruningFromScratch(RecipeSettings):
         sparsity: The mean that gates are pulled to.
         strength: Of that pull.
         scratch_b: Train once more, with epochs in the inverse proportion of the MACs.
-        searches: Width searches on so many random initialisations, and on checkpoints of one run; 0: none.
-        checkpoints: Of the run, beside its beginning.
+        searches: Width searches, at every budget, on so many random initialisations, and on checkpoints of one run; 0:
+            none.
+        checkpoints: Of the run, beside its beginning; with searches at least 2, for they are told against each other.
         gate_batch: Images a step of the gates; default: as batch_size.
         only: Modules whose channels have gates and may go, names or patterns; layer*.conv1: the inner channels of our
             ResNets, which are what the code gates.
@@ -86,7 +89,7 @@ class PruningFromScratch(RecipeSettings):
     warmup_epochs: float = 0.0
     start_epochs: float = 160.0
     score_images: int = 50000
-    min_channels: int = 2
+    min_channels: int | float = 2
     budgets: tuple[str, ...] = ()
     epochs: float = 160.0
     expand: float = 1.25
@@ -121,6 +124,9 @@ class PruningFromScratch(RecipeSettings):
         if self.expand < 1 or self.gate_epochs < 1 or self.checkpoints < 1 or self.searches < 0 or self.searches == 1:
             got = f"{self.expand}, {self.gate_epochs}, {self.checkpoints}, {self.searches}"
             raise wrong("expand, gate_epochs and checkpoints must be at least 1, searches 0 or at least 2", got)
+        if self.searches and self.checkpoints < 2:
+            must = "searches compare trained checkpoints with each other: checkpoints must be at least 2"
+            raise wrong(must, f"searches={self.searches}, checkpoints={self.checkpoints}")
         if self.searches:
             epochs_of(self.checkpointed, self.start_epochs)
         if self.gate_batch is not None and self.gate_batch < 1:
@@ -242,7 +248,7 @@ class Recipe:
 
     def _searches(self, kit: Kit, seed: int) -> list[Chain]:
         """The second claim: other random initialisations, and the checkpoints of one training run."""
-        s, m, budget = self.settings, kit.material, self.settings.budgets[0]
+        s, m = self.settings, kit.material
         begins = {f"init {k}": self._expanded(kit, SEARCH * (seed + 1) + k) for k in range(1, s.searches + 1)}
         shares = s.checkpointed
         config = Snapshots(m.target, kit.settings.training(s.start_epochs, seed), kit.settings.numerics, shares)
@@ -250,7 +256,7 @@ class Recipe:
         for number, share in enumerate(shares):
             begins[f"checkpoint {share:.0%}"] = Stage(Snapshot(number), {"run": run}, f"checkpoint {share:.0%}")
         made = []
-        for name, begin in begins.items():
+        for budget, (name, begin) in product(s.budgets, begins.items()):
             found = self._found(kit, begin, self._gates(kit, begin, seed), budget, "rank", seed)
             made.append(self._chain(kit, Arm(name, METHOD, "", budget, DIVERSITY), seed, begin, found))
         return made

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from torchbonsai.core.config import added_later
+from torchbonsai.selection.select import is_floor
 from torchbonsai.study.methods import method
 from torchbonsai.study.settings import Settings, among, once, wrong
 from torchbonsai.training.policy import WeightPolicy
@@ -18,13 +19,14 @@ class RecipeSettings(Settings):
     Attributes:
         width: A multiple of the model's widths, where its factory takes one: a smaller size for a small machine.
         start_epochs: Training of the network that a trained start is.
-        min_channels: No group gets narrower than this.
+        min_channels: No group gets narrower than this: an int is a count, a float a share of its dense width, rounded
+            up, but at least 2 channels.
         equal_compute: Run all arms once more with the training MACs of the costliest, counted from random weights.
     """
 
     width: float = 1.0
     start_epochs: float = 8.0
-    min_channels: int = 1
+    min_channels: int | float = 1
     equal_compute: bool = True
 
     numbers: ClassVar[tuple[str, ...]] = ("width", "start_epochs", *Settings.numbers)
@@ -39,8 +41,9 @@ class RecipeSettings(Settings):
         if len(given) > 1:
             got = ", ".join(f"{name}={getattr(self, name)!r}" for name in given)
             raise wrong(f"{' and '.join(given)} say one thing in two ways: give one of them", got)
-        if self.min_channels < 1:
-            raise wrong("min_channels must be at least 1", str(self.min_channels))
+        if not is_floor(self.min_channels):
+            must = "min_channels must be an int of at least 1, a count, or a float in (0, 1], a share"
+            raise wrong(must, repr(self.min_channels))
 
     @property
     def held_out(self) -> int:

@@ -21,6 +21,7 @@ from torchbonsai.selection.budget import Budget
 from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
+from torchbonsai.study.stages.floor import floors_of
 from torchbonsai.study.stages.images import Images, example, opened, scored
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given
@@ -54,7 +55,8 @@ class ByGates:
 
     order: "rank": the largest gates of all layers stay. "shuffled", the control: the same gates, dealt out to the
     channels of all layers at random. "drawn", the control: every layer's width drawn at random, scaled to the budget.
-    only: modules whose channels may go; none: all.
+    only: modules whose channels may go; none: all. min_channels: an int is a count, a float a share of the width in
+    "dense", see `stages.floor`.
     """
 
     data: Images
@@ -62,7 +64,7 @@ class ByGates:
     seed: int
     numerics: Numerics
     order: Order = "rank"
-    min_channels: int = 2
+    min_channels: int | float = 2
     round_to: int = 1
     only: tuple[str, ...] = added_later(())
 
@@ -105,8 +107,17 @@ def by_gates(config: ByGates, inputs: Inputs, context: Context) -> Output:
     graph = restrict(trace(module, image), module, (), config.only or None)
     scores = ordered(graph, scores, config.order, config.seed)
     budget = Budget(macs=min(int(config.share * dense.macs), network.macs))
-    kept = {"round_to": config.round_to, "min_channels": config.min_channels, "only": config.only or None}
-    result = prune(module, image, budget=budget, criterion=Given(scores), **kept)  # type: ignore[arg-type]
+    least = config.min_channels
+    floors = least if isinstance(least, int) else floors_of(least, dense, graph)
+    result = prune(
+        module,
+        image,
+        budget=budget,
+        criterion=Given(scores),
+        round_to=config.round_to,
+        min_channels=floors,
+        only=config.only or None,
+    )
     # The record's dense network is the unexpanded one, which the budget is of.
     dense_cost = {"dense_macs": dense.macs, "dense_params": dense.params, "dense_widths": dense.widths}
     small = replace(Network.cut(network, result), **dense_cost)  # type: ignore[arg-type]

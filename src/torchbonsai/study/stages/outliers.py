@@ -29,16 +29,16 @@ class Given:
 
 
 def outlying(
-    scores: Mapping[str, Tensor], deviations: float, layers: int | None, floor: int, round_to: int = 1
+    scores: Mapping[str, Tensor], deviations: float, layers: int | None, floors: Mapping[str, int], round_to: int = 1
 ) -> dict[str, int]:
     """{group: channels that stay} by Hu et al. 2016: the rule of `Budget(outliers=)`, in few layers.
 
     scores: 1 - APoZ, (n,) a group, on the CPU. deviations: k of mean + k standard deviations. layers: only the so many
-    groups with the highest mean APoZ, None for all. floor: channels that stay in any case, or all there are. round_to:
-    where some go, so many more do that a multiple of this stays, not below the floor's next multiple.
+    groups with the highest mean APoZ, None for all. floors: {group: channels that stay in any case, or all there are}.
+    round_to: where some go, so many more do that a multiple of this stays, not below the floor's next multiple.
 
     >>> import torch
-    >>> outlying({"conv": torch.tensor([0.9, 0.8, 0.9, 0.0])}, 1.0, None, 1)
+    >>> outlying({"conv": torch.tensor([0.9, 0.8, 0.9, 0.0])}, 1.0, None, {"conv": 1})
     {'conv': 3}
     """
     ranked = sorted(scores, key=lambda name: float(scores[name].mean()))  # the highest mean APoZ first
@@ -46,7 +46,7 @@ def outlying(
     for name in ranked[:layers]:
         values = scores[name].double().numpy()
         size, stay = len(values), staying(values, deviations)
-        least = min(size, -(-floor // round_to) * round_to)
+        least = min(size, -(-floors[name] // round_to) * round_to)
         widths[name] = size if stay == size else max(least, stay // round_to * round_to)
     return widths
 

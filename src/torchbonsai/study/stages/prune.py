@@ -24,6 +24,7 @@ from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.methods import Method, criterion_of, needs_images, passes_of
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
+from torchbonsai.study.stages.floor import floor_of, floors_of
 from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given, apoz_by_layer, nothing_outlying, outlying
@@ -35,7 +36,8 @@ class Prune:
     """Cut the parent "model" to `share` of the dense network's MACs (or what `of` says), however often it was cut.
 
     score_images: of the training split, where the method needs data; hold_out: of its so many last images, which were
-    not trained on. only: modules whose channels may go.
+    not trained on. only: modules whose channels may go. min_channels: an int is a count, a float a share of the dense
+    width, see `stages.floor`.
     """
 
     data: Images
@@ -45,7 +47,7 @@ class Prune:
     numerics: Numerics
     scope: Literal["global", "uniform", "knapsack"] = "global"
     round_to: int = 1
-    min_channels: int = 1
+    min_channels: int | float = 1
     score_images: int = 1000
     of: Literal["macs", "params", "channels"] = "macs"
     only: tuple[str, ...] = ()
@@ -66,7 +68,7 @@ class Trim:
     deviations: float = 1.0
     only: tuple[str, ...] = ()
     layers: int = 2
-    min_channels: int = 2
+    min_channels: int | float = 2
     score_images: int = 1000
     hold_out: int = 0
     round_to: int = added_later(1)
@@ -97,7 +99,7 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
         criterion=criterion,
         scope=config.scope,
         round_to=config.round_to,
-        min_channels=config.min_channels,
+        min_channels=_floors(config, network, module, image),
         only=config.only or None,
         batches=batches,
     )
@@ -126,12 +128,18 @@ def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -
     return Budget(**{config.of: max(1, ceiling(config.share, dense[config.of]))})  # type: ignore[arg-type]
 
 
-def one_share(network: Network, part: float, round_to: int, min_channels: int) -> dict[str, int]:
+def _floors(config: Prune, network: Network, module: nn.Module, image: Tensor) -> int | dict[str, int]:
+    if isinstance(config.min_channels, int):
+        return config.min_channels
+    return floors_of(config.min_channels, network, restrict(trace(module, image), module, (), config.only or None))
+
+
+def one_share(network: Network, part: float, round_to: int, min_channels: int | float) -> dict[str, int]:
     """{group: channels} at one share of every dense width, as a selection with scope "uniform" begins: rounded down to
     multiples of `round_to`, but not below the floor; and never wider than the network is now."""
     dense = np.array([*network.dense_widths.values()])
     now = np.array([network.widths[name] for name in network.dense_widths])
-    multiples, least = np.full_like(dense, round_to), np.full_like(dense, min_channels)
+    multiples, least = np.full_like(dense, round_to), np.array([floor_of(min_channels, n) for n in dense.tolist()])
     bounds = Bounds(now, floors(dense, least, multiples), multiples, least)
     widths = uniform_ladder(dense, bounds, share(part)).widths(0)
     return dict(zip(network.dense_widths, widths.tolist(), strict=True))
@@ -148,7 +156,8 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     graph = restrict(trace(module, image), module, (), config.only or None)
     given = ScoringContext(graph, module, batches).resolve(APoZ())
     layers = None if config.only else config.layers
-    widths = outlying(given, config.deviations, layers, config.min_channels, config.round_to)
+    least = floors_of(config.min_channels, network, graph)
+    widths = outlying(given, config.deviations, layers, least, config.round_to)
     if all(width == graph.by_name[name].size for name, width in widths.items()):
         raise nothing_outlying(config.deviations)
     result = cut(module, image, budget=Budget(widths=widths), criterion=Given(given))

@@ -80,8 +80,8 @@ RECORDS = {
     f"--start-epochs 4 --rounds 4 --round-epochs 2 {FAST}",
     "small-bonsai-hypothesis": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
     "--round-epochs 0.75 --budget 2x --min-channels 1 --no-equal-compute",
-    "bonsai-hypothesis-equal-compute": f"bonsai-hypothesis {SMALL} --methods l2 --start-epochs 3 --rounds 3 "
-    "--round-epochs 0.75 --budget 2x --min-channels 1",
+    "bonsai-hypothesis-equal-compute": f"bonsai-hypothesis {VGG} --limit-train 25000 --batch-size 64 --lr 0.05 "
+    "--warmup-epochs 0.1 --methods taylor --start-epochs 2.5 --rounds 4 --round-epochs 0.6 --budget 2x",
     "small-pretraining-impact": f"pretraining-impact {SMALL} --source cifar100 --source-epochs 0.5 --start-epochs 2 "
     "--rounds 3 --share 0.2 --round-epochs 0.75 --no-equal-compute",
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "

@@ -35,6 +35,7 @@ import torchbonsai
 from torchbonsai.cli.compare import show
 from torchbonsai.report import page as report
 from torchbonsai.study.about import FILE, About, read_study, write_about
+from torchbonsai.study.best import pick
 from torchbonsai.study.recipes import RECIPES
 from torchbonsai.study.recipes.settings import RecipeSettings
 
@@ -161,7 +162,8 @@ def keep(name: str, out: Path, told: str) -> None:
 
 
 def retell(folder: Path) -> None:
-    """Sentences, tables and report of what is kept in `folder`, by the code as it is now, in place.
+    """Sentences, tables, what would be handed over, and report of what is kept in `folder`, by the code as it is now,
+    in place.
 
     Leaves where nothing is kept, or what is kept is of another command than the one in `RECORDS`.
     """
@@ -174,7 +176,8 @@ def retell(folder: Path) -> None:
     settings = settings_of(study.about)
     recipe = RECIPES[study.about.recipe](settings)
     sentences = tuple(recipe.sentences(study.records))
-    write_about(replace(study.about, sentences=sentences, method=recipe.method), folder)
+    choices = tuple(pick(study.records, c.budget, recipe.unit, Path(folder.name))[1] for c in study.about.choices)
+    write_about(replace(study.about, sentences=sentences, method=recipe.method, choices=choices), folder)
     study = read_study(folder)
     told = io.StringIO()
     with contextlib.redirect_stdout(told):

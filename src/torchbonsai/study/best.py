@@ -38,19 +38,19 @@ def choose(records: Sequence[RunRecord], trained: Mapping[str, Done], budget: st
 
     trained: a record's name -> what its last training left. unit: what the budget counts.
     """
-    found, larger = candidates(records, budget, unit)
-    chosen = best(found)
-    return _hand_over(chosen, trained[chosen.name], found, larger, unit, out)
-
-
-def _hand_over(record: RunRecord, trained: Done, found: list[RunRecord], larger: int, unit: Unit, out: Path) -> Choice:
-    network, module = taken(trained)
+    chosen, choice = pick(records, budget, unit, out)
+    network, module = taken(trained[chosen.name])
     plan = None if network.plan is None else PruningPlan.from_json(network.plan)
-    folder = out / "best" / record.arm.budget
-    build = network.model if network.head is None else network.module
-    save((module, plan), folder, build=build)
-    return Choice(
-        budget=record.arm.budget,
+    save((module, plan), out / choice.folder, build=network.model if network.head is None else network.module)
+    return choice
+
+
+def pick(records: Sequence[RunRecord], budget: str, unit: Unit, out: Path) -> tuple[RunRecord, Choice]:
+    """The best small network at the budget, and what is said of it; it is, or was, saved under `out`."""
+    found, larger = candidates(records, budget, unit)
+    record, folder = best(found), Path("best") / budget
+    return record, Choice(
+        budget=budget,
         arm=f"{record.arm.start_name} {record.arm.name}, {record.arm.fairness}",
         seed=record.seed,
         val_accuracy=record.val_accuracy,
@@ -59,8 +59,8 @@ def _hand_over(record: RunRecord, trained: Done, found: list[RunRecord], larger:
         params=record.params,
         runs=len(found),
         arms=len({r.arm for r in found}),
-        folder=str(Path("best") / record.arm.budget),
+        folder=str(folder),
         larger=larger,
         unit=unit,
-        load=f"import torchbonsai as tb\nmodel = tb.load({json.dumps(str(folder))})",
+        load=f"import torchbonsai as tb\nmodel = tb.load({json.dumps(str(out / folder))})",
     )

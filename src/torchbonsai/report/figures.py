@@ -15,6 +15,8 @@ from torchbonsai.study.record import RunRecord
 from torchbonsai.study.table import Row, blocks, rows
 
 PALETTE = ("#4c78a8", "#e45756", "#54a24b", "#b279a2", "#f58518", "#72b7b2", "#9d755d", "#ff9da6")
+A_ROW = 4
+"""So many starts stand side by side on a page; width searches have more."""
 GREYS = ("#8a8a8a", "#b5b5b5", "#5f5f5f", "#cfcfcf")
 
 
@@ -44,7 +46,7 @@ def _curves(frame: pd.DataFrame, fairness: str, order: list[str]) -> alt.FacetCh
     dots = base.mark_point(filled=True, size=50, opacity=1).encode(y=_accuracy("mean"))
     layered = alt.layer(lines, bars, dots).properties(width=215, height=230)
     starts = list(dict.fromkeys(frame["start"]))
-    return layered.facet(column=alt.Column("start:N", title=fairness, sort=starts))
+    return layered.facet(alt.Facet("start:N", title=fairness, sort=starts), columns=A_ROW)
 
 
 def _beside(point: dict[str, Any], order: list[str]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class MaskedLoss:
 
     def _fall_back(self, why: str) -> None:
         self.why, self.replays = why, []
-        self.context.note(f"LinearFilterEnsembles runs one full forward a mask, because {why}")
+        self.context.note(f"masks take one full forward a mask, because {why}")
 
     # ------------------------------------------------------------------ one mask
     def _gates(self, atoms: Ints, mask: Bools) -> Tensor:

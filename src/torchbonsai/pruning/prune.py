@@ -25,6 +25,7 @@ from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import Floors, Scope, select
+from torchbonsai.selection.widths import still_named
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.optimizer import remember
 from torchbonsai.surgery.plan import PruningPlan
@@ -177,16 +178,20 @@ def prune(
         settler = Settler(model, example_inputs, graph, observed)
         known = list(batches) if batches is not None and (criterion.needs & NEEDS_DATA or fold) else None
         folding = requested(fold, example_inputs, known, loss, budget)
-        scored = model
-        if criterion.needs & NEEDS_DATA:
-            scored = alias_copy(model)  # its forward may write into buffers and attributes
-            graph = _probe(settler, graph)  # settle the groups before the costly scores are taken
+        scored = alias_copy(model) if criterion.needs & NEEDS_DATA else model  # a forward may write into attributes
+        if scored is not model or _by_name(budget, min_channels, round_to):
+            graph = _probe(settler, graph)  # settle groups before costly scores are taken, and names are read
         options: Any = {"scope": scope, "round_to": round_to, "min_channels": min_channels}
         search = _Search(
             model, example_inputs, budget, criterion, settler, Meters(model, example_inputs, budget), options,
             lambda graph: ScoringContext(graph, scored, known, loss, example_inputs),
         )  # fmt: skip
         return _result(search.run(graph), given, model, example_inputs, verify, folding)
+
+
+def _by_name(budget: Budget, *numbers: object) -> bool:
+    """Whether groups are named, which means those that `trace` shows."""
+    return any(isinstance(given, Mapping) for given in (budget.widths, budget.shares, *numbers))
 
 
 @dataclass(frozen=True)
@@ -213,12 +218,12 @@ class _Search:
 
     def run(self, graph: ChannelGraph) -> _Found:
         """Raises BudgetError, DataError or PlanError."""
-        context = None
+        context, first = None, graph
         for _ in range(_MOST_ROUNDS):
             if context is None or context.graph is not graph:
                 context = self.context_of(graph)
                 scores = context.resolve(self.criterion)
-            selection = self._selected(graph, scores)
+            selection = self._selected(graph, scores, named=graph is first)
             kept = graph.keep(selection)
             settled = self.settler.settle(graph, kept)
             if settled.plan is None:
@@ -232,11 +237,15 @@ class _Search:
                 return _Found(chosen, scores, context)
         raise _endless()
 
-    def _selected(self, graph: ChannelGraph, scores: Scores) -> Selection:
+    def _selected(self, graph: ChannelGraph, scores: Scores, named: bool) -> Selection:
+        """named: whether the names that were given are of this graph; a later one may tie what they name."""
         if self.budget.zeros:
             return select_zeros(graph, self.settler, self.model, self.example_inputs)
         normalise, measures = self.criterion.normalise, self.meters.of(graph)
-        return select(graph, scores, self.budget, normalise=normalise, measures=measures, **self.options)
+        options = dict(self.options)
+        if not named:
+            options |= {name: still_named(graph, options[name]) for name in ("min_channels", "round_to")}
+        return select(graph, scores, self.budget, normalise=normalise, measures=measures, **options)
 
 
 def _result(

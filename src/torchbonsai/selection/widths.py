@@ -48,14 +48,11 @@ def by_group(graph: ChannelGraph, given: Mapping[str, Number] | Number, default:
     """
     if not isinstance(given, Mapping):
         return [given] * len(graph.groups)
-    makers: dict[str, list[str]] = producing_modules(graph)
-    names: dict[str, list[str]] = {g.name: [g.name] for g in graph.groups}
-    for module, groups in makers.items():
-        for group in groups:
-            names[group].append(module)
+    names = _names(graph)
     for pattern in given:
-        if not any(fnmatchcase(n, pattern) for own in names.values() for n in own):
-            near = get_close_matches(pattern, [*graph.by_name, *makers], n=3, cutoff=0.4)
+        if not _fit_any(names, pattern):
+            known = dict.fromkeys(n for own in names.values() for n in own)
+            near = get_close_matches(pattern, list(known), n=3, cutoff=0.4)
             raise _error(
                 f"{what} must name groups or modules that make one",
                 repr(pattern),
@@ -63,9 +60,34 @@ def by_group(graph: ChannelGraph, given: Mapping[str, Number] | Number, default:
                 f"near matches: {near}" if near else "see graph.explain() for the names",
             )
     return [
-        next((v for p, v in given.items() if any(fnmatchcase(n, p) for n in names[g.name])), default)
-        for g in graph.groups
+        next((v for p, v in given.items() if any(_fits(n, p) for n in names[g.name])), default) for g in graph.groups
     ]
+
+
+def still_named(graph: ChannelGraph, given: Mapping[str, Number] | Number) -> Mapping[str, Number] | Number:
+    """`given` without what fits no group of `graph`, which ties groups that were apart when they were named."""
+    if not isinstance(given, Mapping):
+        return given
+    names = _names(graph)
+    return {pattern: number for pattern, number in given.items() if _fit_any(names, pattern)}
+
+
+def _names(graph: ChannelGraph) -> dict[str, list[str]]:
+    """Group -> its name, and the modules that make it."""
+    names: dict[str, list[str]] = {g.name: [g.name] for g in graph.groups}
+    for module, groups in producing_modules(graph).items():
+        for group in groups:
+            names[group].append(module)
+    return names
+
+
+def _fit_any(names: Mapping[str, list[str]], pattern: str) -> bool:
+    return any(_fits(n, pattern) for own in names.values() for n in own)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """A name fits itself, whatever brackets it has; a part of a weight is named weight[0:4]."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def producing_modules(graph: ChannelGraph) -> dict[str, list[str]]:

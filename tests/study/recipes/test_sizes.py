@@ -59,3 +59,8 @@ def test_a_last_shape_of_all_starts_is_compared_with_the_control_of_its_method()
 
 def test_where_one_will_do_the_arm_is_what_it_was() -> None:
     assert "fits" not in plain(Arm("untrained", "", "uniform-new", "4x", "equal-epochs"))
+
+
+def test_who_is_alike_to_the_first_alone_is_of_another_group() -> None:
+    found = groups({"a": {0: 0.5}, "b": {0: 0.491}, "c": {0: 0.509}})
+    assert [g.arms for g in found] == [("a", "b"), ("c",)]

@@ -92,13 +92,11 @@ def test_all_arms_that_are_cut_use_it_and_nothing_is_spent_on_it(
 def test_new_weights_after_every_cut_with_apoz_told(tmp_path: Path) -> None:
     settings = {"start_epochs": 1, "rounds": 2, "round_epochs": 1, "equal_compute": False}
     records = followed("network-trimming", tmp_path, **settings, weights="reinitialise")
-    (trimmed,), (chance,) = of(records, ""), of(records, "random-widths")
+    (trimmed,) = of(records, "")
     assert trimmed.remade == f"factory at widths 20, {trimmed.widths['conv2']}, {trimmed.widths['fc1']}"
-    assert chance.remade == trimmed.remade
     assert len(trimmed.scored) == 2
     assert trimmed.spent.scoring > 0
-    # The same cuts' networks are made anew from one seed, whichever channels had been chosen.
-    assert [r.val_accuracy for r in trimmed.rounds] == [r.val_accuracy for r in chance.rounds]
+    assert of(records, "random-widths") == [], "new weights are the same, whichever channels had been chosen"
 
 
 def test_what_was_begun_goes_on_and_another_policy_is_refused() -> None:

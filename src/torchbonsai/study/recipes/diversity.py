@@ -24,7 +24,7 @@ BEGINNING = "checkpoint 0%"
 
 def shares(records: Sequence[RunRecord]) -> Floats:
     """(searches, layers) the share of each layer's channels that each search kept."""
-    layers = list(records[0].dense_widths)
+    layers = list(records[0].widths)
     return np.array([[r.widths[n] / r.dense_widths[n] for n in layers] for r in records])
 
 

@@ -3,7 +3,8 @@
     start ─ [train ─] cut ─ train ─ cut ─ train … ─ test
                       └ validation after every cut and every training
 
-Weights are kept after a cut, rewound or made anew (`--weights`), in the control of random channels alike.
+Weights are kept after a cut, rewound or made anew (`--weights`), in the control of random channels alike; made anew,
+they are the same whichever channels had been chosen, so that there is no such control.
 
 Controls: random channels with the same counts in every round; the last shape with new weights; uniform width from new
 weights at the same MACs (where the budget counts parameters: with as many of those), one for all arms that are within
@@ -79,7 +80,8 @@ class Iterative:
             for start, begin in self.starts(kit, seed).items()
             for method in self.methods
         ]
-        first = [*pruned, *(self._random(kit, c) for c in pruned if c.arm.method != "random"), *self._dense(kit)]
+        chosen = pruned if self.settings.weights != "reinitialise" else []  # new weights know of no choice of channels
+        first = [*pruned, *(self._random(kit, c) for c in chosen if c.arm.method != "random"), *self._dense(kit)]
         if not _done(first, finished):
             return first
         equal = first + self._from_new(kit, pruned, finished)

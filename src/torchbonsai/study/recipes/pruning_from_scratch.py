@@ -129,6 +129,8 @@ class PruningFromScratch(RecipeSettings):
             raise wrong(must, f"searches={self.searches}, checkpoints={self.checkpoints}")
         if self.searches:
             epochs_of(self.checkpointed, self.start_epochs)
+        if self.searches and self.checkpoints > 100:
+            raise wrong("checkpoints are named by whole percents of the run: at most 100", str(self.checkpoints))
         if self.gate_batch is not None and self.gate_batch < 1:
             raise wrong("gate_batch must be at least 1", f"{self.gate_batch}")
 

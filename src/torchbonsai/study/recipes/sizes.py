@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torchbonsai.study.recipes.chain import Chain
@@ -16,10 +16,12 @@ Sizes = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Group:
-    """Arms of one size. share: seed -> of the dense network's, as the first of them kept."""
+    """Arms of one size. share: seed -> of the dense network's, as the first of them kept. shares: those of all of them,
+    and of the first."""
 
     share: Mapping[int, float]
     arms: tuple[str, ...]
+    shares: tuple[Mapping[int, float], ...] = field(default=(), compare=False)
 
 
 def sizes(chains: Iterable[Chain], unit: Literal["macs", "params"], finished: Finished) -> Sizes:
@@ -32,20 +34,21 @@ def sizes(chains: Iterable[Chain], unit: Literal["macs", "params"], finished: Fi
 
 
 def groups(found: Sizes, known: Sequence[Group] = ()) -> list[Group]:
-    """Every arm with the first group whose share it has within 2 % in all seeds, so that pairs are of one group.
+    """Every arm with the first group all of whose shares it has within 2 % in all seeds, so that pairs are of a group.
 
     known: groups of other arms, whose shares are taken first; those that none of `found` has are left out.
 
     >>> [g.arms for g in groups({"new a": {0: 0.5}, "new b": {0: 0.3}, "old a": {0: 0.495}})]
     [('new a', 'old a'), ('new b',)]
     """
-    made = [Group(g.share, ()) for g in known]
+    made = [Group(g.share, (), (g.share,)) for g in known]
     for arm, share in found.items():
-        place = next((n for n, g in enumerate(made) if _alike(share, g.share)), None)
+        place = next((n for n, g in enumerate(made) if all(_alike(share, s) for s in g.shares)), None)
         if place is None:
-            made.append(Group(share, (arm,)))
+            made.append(Group(share, (arm,), (share,)))
         else:
-            made[place] = Group(made[place].share, (*made[place].arms, arm))
+            group = made[place]
+            made[place] = Group(group.share, (*group.arms, arm), (*group.shares, share))
     return [g for g in made if g.arms]
 
 

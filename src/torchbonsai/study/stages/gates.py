@@ -94,7 +94,7 @@ def learn(config: LearnGates, inputs: Inputs, context: Context) -> Output:
     return Output(result, {name: values.contiguous() for name, values in gates.items()})
 
 
-@runs(ByGates, "by-gates", version=1)
+@runs(ByGates, "by-gates", version=2)
 def by_gates(config: ByGates, inputs: Inputs, context: Context) -> Output:
     """One ranking over all layers, down to the budget; proved and verified as every cut is."""
     network, module = taken(inputs["model"])
@@ -107,20 +107,20 @@ def by_gates(config: ByGates, inputs: Inputs, context: Context) -> Output:
     graph = restrict(trace(module, image), module, (), config.only or None)
     scores = ordered(graph, scores, config.order, config.seed)
     budget = Budget(macs=min(int(config.share * dense.macs), network.macs))
-    least = config.min_channels
-    floors = least if isinstance(least, int) else floors_of(least, dense, graph)
     result = prune(
         module,
         image,
         budget=budget,
         criterion=Given(scores),
         round_to=config.round_to,
-        min_channels=floors,
+        min_channels=floors_of(config.min_channels, dense, graph),
         only=config.only or None,
     )
-    # The record's dense network is the unexpanded one, which the budget is of.
+    # The record's dense network is the unexpanded one, which the budget is of; it may tie what the other has apart.
+    small = Network.cut(network, result)
+    widths = {name: width for name, width in small.widths.items() if name in dense.widths}
     dense_cost = {"dense_macs": dense.macs, "dense_params": dense.params, "dense_widths": dense.widths}
-    small = replace(Network.cut(network, result), **dense_cost)  # type: ignore[arg-type]
+    small = replace(small, widths=widths, **dense_cost)  # type: ignore[arg-type]
     check = result.verification
     verification = {name: getattr(check, name) for name in ("exact", "max_rel_error", "dtype", "reason")}
     gates = inputs["gates"].result if "gates" in inputs else {}

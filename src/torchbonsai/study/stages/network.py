@@ -59,8 +59,7 @@ class Network:
         before, after = result.cost.before, result.cost.after
         cuts, first = network.cuts, network.plan is None
         plan = result.plan if cuts is None else compose(cuts, result.plan)
-        places = places_of(result.graph) if first else network.places
-        whole = {group.name: group.size for group in result.graph.groups}
+        places = network.places or places_of(result.graph)
         return replace(
             network,
             macs=after.macs,
@@ -68,7 +67,6 @@ class Network:
             dense_macs=before.macs if first else network.dense_macs,
             dense_params=before.params if first else network.dense_params,
             widths=widths_of(places, plan),
-            dense_widths=whole if first else network.dense_widths,
             plan=plan.to_json(),
             remade="",
             places=places,
@@ -97,7 +95,7 @@ def whole(model: ModelConfig, module: nn.Module, image: Tensor) -> Network:
     graph = trace(module, image)
     cost = CostModel(graph).dense
     widths = {group.name: group.size for group in graph.groups}
-    return Network(model, cost.macs, cost.params, cost.macs, cost.params, widths, widths)
+    return Network(model, cost.macs, cost.params, cost.macs, cost.params, widths, widths, places=places_of(graph))
 
 
 def left(network: Network, module: nn.Module, **result: Any) -> Output:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -83,7 +84,7 @@ class RandomWidths:
     numerics: Numerics
 
 
-@runs(Prune, "prune", version=2)
+@runs(Prune, "prune", version=3)
 def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     """Score on training images, select, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -105,9 +106,9 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     )
     samples = sum(len(y) for _, y in batches or ())
     scoring = passes_of(criterion, result.details) * scoring_macs(network.macs, samples)
-    zeros = {"scored": {"apoz": apoz_by_layer(result.scores)}} if isinstance(criterion, APoZ) else {}
+    zeros: dict[str, Any] = {"scored": {"apoz": apoz_by_layer(result.scores)}} if isinstance(criterion, APoZ) else {}
     scoring += scoring_macs(network.macs, result.details.get("example_passes", 0))
-    return _left(network, result, scoring, **zeros)
+    return _left(network, result, scoring, least=config.min_channels, **zeros)
 
 
 def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -> Budget:
@@ -128,9 +129,8 @@ def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -
     return Budget(**{config.of: max(1, ceiling(config.share, dense[config.of]))})  # type: ignore[arg-type]
 
 
-def _floors(config: Prune, network: Network, module: nn.Module, image: Tensor) -> int | dict[str, int]:
-    if isinstance(config.min_channels, int):
-        return config.min_channels
+def _floors(config: Prune, network: Network, module: nn.Module, image: Tensor) -> dict[str, int]:
+    """By name, so that the groups that are cut are those of the trace, in the arm and in its random control alike."""
     return floors_of(config.min_channels, network, restrict(trace(module, image), module, (), config.only or None))
 
 
@@ -145,7 +145,7 @@ def one_share(network: Network, part: float, round_to: int, min_channels: int | 
     return dict(zip(network.dense_widths, widths.tolist(), strict=True))
 
 
-@runs(Trim, "trim", version=2)
+@runs(Trim, "trim", version=3)
 def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     """Score on training images, choose by layer, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -165,7 +165,7 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     return _left(network, result, scoring_macs(network.macs, samples), scored={"apoz": apoz_by_layer(given)})
 
 
-@runs(RandomWidths, "random-widths", version=2)
+@runs(RandomWidths, "random-widths", version=3)
 def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Output:
     """The same widths, channels drawn at random."""
     network, module = taken(inputs["model"])
@@ -178,10 +178,18 @@ def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Out
     # Where widths are rounded, a round may cut nothing.
     budget = Budget(widths=narrower or widths)
     result = cut(module, image, budget=budget, criterion=criterion_of(Method("random"), config.seed))
-    return _left(network, result, 0)
+    return _left(network, result, 0, wanted=like.widths)
 
 
-def _left(network: Network, result: PruneResult, scoring: int, **more: Any) -> Output:
+def _left(
+    network: Network,
+    result: PruneResult,
+    scoring: int,
+    *,
+    wanted: Mapping[str, int] = MappingProxyType({}),
+    least: int | float = 1,
+    **more: Any,
+) -> Output:
     check = result.verification
     verification = {
         "exact": check.exact,
@@ -190,8 +198,18 @@ def _left(network: Network, result: PruneResult, scoring: int, **more: Any) -> O
         "reason": check.reason,
     }
     small = Network.cut(network, result)
-    told = {"notes": [n for n in result.notes if n not in result.graph.notes], "scored": _scored(result.details)}
+    notes = [n for n in result.notes if n not in result.graph.notes] + _otherwise(small, wanted, least)
+    told = {"notes": notes, "scored": _scored(result.details)}
     return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **(told | more))
+
+
+def _otherwise(small: Network, wanted: Mapping[str, int], least: int | float) -> list[str]:
+    """A note on layers with other widths than were wanted, or below their floor: where a cut's proof ties layers that
+    were apart when it was asked for."""
+    found = [f"{n} has {small.widths[n]} for {k}" for n, k in wanted.items() if small.widths.get(n, k) != k]
+    floors = {n: min(floor_of(least, size), size) for n, size in small.dense_widths.items()}
+    found += [f"{n} has {w} for at least {floors[n]}" for n, w in small.widths.items() if w < floors.get(n, 1)]
+    return [f"the proof of a cut tied layers, so that {', '.join(found)} channels"] if found else []
 
 
 def _scored(details: Mapping[str, Any]) -> dict[str, float]:

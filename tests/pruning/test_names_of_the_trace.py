@@ -1,0 +1,27 @@
+"""What is asked for by name is asked of the groups that `trace` shows, and a name with brackets is a name."""
+
+import torch
+
+import torchbonsai as tb
+from torchbonsai.models import ModelConfig, build
+from torchbonsai.selection.widths import by_group
+
+
+def test_floors_by_name_are_those_of_groups_that_a_trial_cut_ties() -> None:
+    """resnet20 at a quarter of its width: the first graph has streams apart that the trials of a cut tie."""
+    model, image = build(ModelConfig("resnet20", width=0.25), seed=0), torch.zeros(1, 3, 32, 32)
+    groups = {g.name: g.size for g in tb.trace(model, image).groups}
+    floors = {name: -(-3 * size // 5) for name, size in groups.items()}
+    result = tb.prune(model, image, budget=tb.Budget(channels=0.75), min_channels=floors, verify=False)
+    assert {g.name: g.size for g in result.graph.groups} == groups
+    kept = {name: int(mask.sum()) for name, mask in result.selection.items()}
+    assert all(kept[name] >= floor for name, floor in floors.items())
+
+
+def test_a_group_that_is_named_after_a_part_of_a_weight_can_be_named() -> None:
+    model, image = build(ModelConfig("shufflenet_small"), seed=0), torch.zeros(1, 3, 32, 32)
+    graph = tb.trace(model, image)
+    (part, *_) = [g.name for g in graph.groups if "[" in g.name]
+    numbers = by_group(graph, {part: 3}, 1, "min_channels")
+    assert [n for g, n in zip(graph.groups, numbers, strict=True) if g.name == part] == [3]
+    assert sum(numbers) == len(graph.groups) + 2

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tiny_recipes import followed, of
 
+import torchbonsai as tb
+from torchbonsai.models.build import ModelConfig, build
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.stages import prune as stage
+from torchbonsai.study.stages.network import Network, whole
 
 SHORT: dict[str, Any] = {
     "model": "resnet20",
@@ -54,3 +59,20 @@ def test_a_control_whose_shapes_are_not_the_arm_s_says_so(tmp_path: Path, monkey
     controls = of(followed("bonsai-hypothesis", tmp_path, **SHORT, **settings), "random-widths")
     assert controls
     assert all(any("other shapes than its arm" in note for note in r.notes) for r in controls)
+
+
+def test_one_share_that_ties_do_not_allow_is_told() -> None:
+    """A later cut of this network ties streams, which then keep more than their share."""
+    model, image = ModelConfig("resnet56", (3, 32, 32), 10, 0.5), torch.zeros(1, 3, 32, 32)
+    module = build(model, seed=0)
+    network = whole(model, module, image)
+    for share in (0.75, 0.5):
+        asked: Any = SimpleNamespace(scope="uniform", of="channels", share=share, round_to=1, min_channels=2, only=())
+        budget = stage._budget(asked, network, module, image)
+        result = tb.prune(module, image, budget=budget, verify=False)
+        wanted = stage._one_share_wanted(asked, network, result)
+        notes = stage._left(network, result, 0, wanted=wanted).result["notes"]
+        network, module = Network.cut(network, result), result.model
+        otherwise = [name for name, width in network.widths.items() if width != wanted[name]]
+        assert bool(otherwise) == (share == 0.5)
+        assert all(any(f"{name} has" in note for note in notes) for name in otherwise)

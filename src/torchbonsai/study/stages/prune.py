@@ -16,6 +16,7 @@ from torchbonsai.core.config import added_later
 from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.criteria.linear_fit import LinearFit
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph
 from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
@@ -30,6 +31,7 @@ from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given, apoz_by_layer, nothing_outlying, outlying
 from torchbonsai.study.stages.widths import by_group, frozen, held, places_of
+from torchbonsai.study.store import Done
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class RandomWidths:
     numerics: Numerics
 
 
-@runs(Prune, "prune", version=3)
+@runs(Prune, "prune", version=4)
 def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     """Score on training images, select, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -108,7 +110,17 @@ def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     scoring = passes_of(criterion, result.details) * scoring_macs(network.macs, samples)
     zeros: dict[str, Any] = {"scored": {"apoz": apoz_by_layer(result.scores)}} if isinstance(criterion, APoZ) else {}
     scoring += scoring_macs(network.macs, result.details.get("example_passes", 0))
-    return _left(network, result, scoring, least=config.min_channels, **zeros)
+    wanted = _one_share_wanted(config, network, result)
+    return _left(network, result, scoring, wanted=wanted, least=config.min_channels, **zeros)
+
+
+def _one_share_wanted(config: Prune, network: Network, result: PruneResult) -> dict[str, int]:
+    """{group of the dense network: channels} where one share of every layer was asked for, of layers that can go."""
+    if config.scope != "uniform" or config.of != "channels":
+        return {}
+    atoms = held(network.places, network.cuts, result.graph)
+    widths = one_share(network, config.share, config.round_to, config.min_channels)
+    return {name: widths[name] for name, mine in atoms.items() if (mine != FROZEN).any()}
 
 
 def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -> Budget:
@@ -145,7 +157,7 @@ def one_share(network: Network, part: float, round_to: int, min_channels: int | 
     return dict(zip(network.dense_widths, widths.tolist(), strict=True))
 
 
-@runs(Trim, "trim", version=3)
+@runs(Trim, "trim", version=4)
 def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     """Score on training images, choose by layer, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -165,7 +177,7 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     return _left(network, result, scoring_macs(network.macs, samples), scored={"apoz": apoz_by_layer(given)})
 
 
-@runs(RandomWidths, "random-widths", version=3)
+@runs(RandomWidths, "random-widths", version=4)
 def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Output:
     """The same widths, channels drawn at random."""
     network, module = taken(inputs["model"])
@@ -173,12 +185,24 @@ def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Out
     image = example(opened(config.data, context.places)).to(device)
     like = Network.of(inputs["like"])
     graph = trace(module.to(device), image)
-    widths = by_group(graph, held(like.places, network.cuts, graph), like.widths)
+    widths = _as_cut(inputs["like"], graph) or by_group(graph, held(like.places, network.cuts, graph), like.widths)
     narrower = {name: n for name, n in widths.items() if n < graph.by_name[name].size}
     # Where widths are rounded, a round may cut nothing.
     budget = Budget(widths=narrower or widths)
     result = cut(module, image, budget=budget, criterion=criterion_of(Method("random"), config.seed))
-    return _left(network, result, 0, wanted=like.widths)
+    return _left(network, result, 0, wanted=like.widths, like=like)
+
+
+def _as_cut(like: Done, graph: ChannelGraph) -> dict[str, int]:
+    """{group: channels} that the cut of `like` kept, if it went by groups of `graph`; else nothing.
+
+    Widths by layers of the dense network do not say it all: a layer whose channels left by twos there, and are counted
+    by twos, may be cut one by one later.
+    """
+    groups: dict[str, list[int]] = like.result.get("groups", {})
+    sizes = {group.name: group.size for group in graph.groups}
+    same = all(sizes.get(name) == size for name, (size, _) in groups.items())
+    return {name: kept for name, (_, kept) in groups.items()} if same else {}
 
 
 def _left(
@@ -188,6 +212,7 @@ def _left(
     *,
     wanted: Mapping[str, int] = MappingProxyType({}),
     least: int | float = 1,
+    like: Network | None = None,
     **more: Any,
 ) -> Output:
     check = result.verification
@@ -199,7 +224,9 @@ def _left(
     }
     small = Network.cut(network, result)
     notes = [n for n in result.notes if n not in result.graph.notes] + _otherwise(small, wanted, least)
-    told = {"notes": notes, "scored": _scored(result.details)}
+    notes += [] if like is None else _unlike(small, like)
+    groups = {name: [len(mask), int(mask.sum())] for name, mask in result.selection.items()}
+    told = {"notes": notes, "scored": _scored(result.details), "groups": groups}
     return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **(told | more))
 
 
@@ -210,6 +237,24 @@ def _otherwise(small: Network, wanted: Mapping[str, int], least: int | float) ->
     floors = {n: min(floor_of(least, size), size) for n, size in small.dense_widths.items()}
     found += [f"{n} has {w} for at least {floors[n]}" for n, w in small.widths.items() if w < floors.get(n, 1)]
     return [f"the proof of a cut tied layers, so that {', '.join(found)} channels"] if found else []
+
+
+def _unlike(small: Network, like: Network) -> list[str]:
+    """A note on layers of other shapes than those of `like`, whose random control `small` is."""
+    mine, theirs = _shapes(small), _shapes(like)
+    layers = sorted(
+        {name.rpartition(".")[0] for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+    )
+    if not layers:
+        return []
+    named = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+    return [f"the random control has other shapes than its arm in {named}: their cuts tied different layers"]
+
+
+def _shapes(network: Network) -> dict[str, dict[int, int]]:
+    """Tensor -> axis -> positions that stay, of what was narrowed."""
+    kept = {} if network.cuts is None else network.cuts.kept
+    return {name: {axis: len(stay) for axis, stay in axes.items()} for name, axes in kept.items()}
 
 
 def _scored(details: Mapping[str, Any]) -> dict[str, float]:

@@ -28,7 +28,7 @@ class Rewind:
     """
 
 
-@runs(Reinitialise, "reinitialise", version=2)
+@runs(Reinitialise, "reinitialise", version=3)
 def anew(config: Reinitialise, inputs: Inputs, context: Context) -> Output:
     """The factory at the new widths where it takes them, else every module's reset_parameters()."""
     network, module = taken(inputs["model"])
@@ -37,11 +37,13 @@ def anew(config: Reinitialise, inputs: Inputs, context: Context) -> Output:
 
 
 def _of_cut(model: Done) -> dict[str, Any]:
-    """What the cut that left `model` cost and proved."""
-    return {k: model.result[k] for k in ("verification", "scoring_macs", "notes", "scored") if k in model.result}
+    """What the cut that left `model` cost and proved, and which groups it went by."""
+    return {
+        k: model.result[k] for k in ("verification", "scoring_macs", "notes", "scored", "groups") if k in model.result
+    }
 
 
-@runs(Rewind, "rewind", version=2)
+@runs(Rewind, "rewind", version=3)
 def rewind(config: Rewind, inputs: Inputs, context: Context) -> Output:
     """One plan against the dense network, applied to its earlier weights."""
     network = Network.of(inputs["model"])

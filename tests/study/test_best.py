@@ -27,3 +27,18 @@ def test_channels_are_counted_over_all_groups() -> None:
     wide = record(chance, 0, 0.9, widths={"conv1": 4, "conv2": 22})
     cut = record(l1, 0, 0.7, widths={"conv1": 10, "conv2": 15})
     assert candidates([cut, wide], "4x", "channels") == ([cut], 1)
+
+
+def test_a_network_of_a_width_search_is_never_handed_over() -> None:
+    """It was trained to study widths, and the largest of them is no measure of what is small."""
+    gates = Arm("untrained", "gates", "", "50%", "equal-epochs")
+    searches = [Arm(start, "gates", "", "50%", "diversity of widths") for start in ("init 1", "checkpoint 33%")]
+    cut = record(gates, 0, 0.7)
+    found, left_out = candidates([cut, *(record(arm, 0, 0.9, macs=400_000) for arm in searches)], "50%", "macs")
+    assert (found, left_out) == ([cut], 0)
+
+
+def test_where_no_method_has_a_network_all_are_candidates() -> None:
+    uniform = Arm("untrained", "", "uniform-new", "50%", "equal-epochs")
+    found = [record(uniform, 0, 0.7), record(uniform, 1, 0.8, macs=900_000)]
+    assert candidates(found, "50%", "macs") == (found, 0)

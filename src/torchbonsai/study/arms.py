@@ -22,6 +22,8 @@ from torchbonsai.study.stages.start import Checkpoint, FreshHead, NewWeights, Un
 from torchbonsai.study.stages.train import Train
 
 EQUAL_EPOCHS, EQUAL_COMPUTE = "equal-epochs", "equal-compute"
+DIVERSITY = "diversity of widths"
+"""Of arms that are compared by the widths they found, and are no candidates for the best network."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torchbonsai.artifacts.save import save
 from torchbonsai.study.about import Choice
+from torchbonsai.study.arms import DIVERSITY
 from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.stages.network import taken
 from torchbonsai.study.store import Done
@@ -20,10 +22,12 @@ def candidates(records: Iterable[RunRecord], budget: str, unit: Unit) -> tuple[l
     were left out for their size.
 
     A control may carry a budget's name and be larger than what was cut to it: small is what has, within 2 %, no more
-    of the budget's `unit` than the largest network of a method.
+    of the budget's `unit` than the largest network of a method; where there is none of a method, all are. Networks that
+    were trained to study the diversity of widths are no answer to the budget, and neither small nor left out.
     """
-    found = [r for r in records if r.arm.budget == budget and r.arm.control != "dense"]
-    largest = max(getattr(r, unit) for r in found if r.arm.control == "")
+    here = [r for r in records if r.arm.budget == budget and r.arm.fairness != DIVERSITY]
+    found = [r for r in here if r.arm.control != "dense"]
+    largest = max((getattr(r, unit) for r in found if r.arm.control == ""), default=math.inf)
     small = [r for r in found if getattr(r, unit) <= (1 + TOLERANCE) * largest]
     return small, len(found) - len(small)
 

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 
 from torchbonsai.core.config import added_later
 from torchbonsai.models.build import takes_width
-from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
+from torchbonsai.study.arms import DIVERSITY, EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest, stretched_epochs
 from torchbonsai.study.findings import ALPHA
 from torchbonsai.study.recipes.chain import Chain, Draft, spent, spent_by
@@ -47,8 +47,7 @@ from torchbonsai.study.statistics import Interval, holm, paired
 
 SCRATCH_B = "scratch-b"
 """The paper's budget training: epochs in the inverse proportion of the MACs, the search not counted."""
-DIVERSITY, SEARCH = "diversity of widths", 100_003
-METHOD = "gates"
+METHOD, SEARCH = "gates", 100_003
 
 
 @dataclass(frozen=True)

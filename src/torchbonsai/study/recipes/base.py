@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args
 
 from torchbonsai.core.config import plain
+from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.study import stages  # noqa: F401  registers the kinds of stages
 from torchbonsai.study.about import About, write_about
 from torchbonsai.study.arms import Material
@@ -56,6 +57,25 @@ class Recipe(Protocol):
         ...
 
 
+MEMBERS = ("name", "method", "unit", "look", "chains", "more_data", "sentences")
+"""What every recipe has."""
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ConfigError for a recipe that lacks a member, or whose unit nobody counts: before anything is trained."""
+    lacks = [name for name in MEMBERS if not hasattr(recipe, name)]
+    units = get_args(Unit)
+    if lacks or recipe.unit not in units:
+        raise ConfigError(
+            message(
+                f"a recipe must have {', '.join(MEMBERS)}, and its unit must be of {', '.join(units)}",
+                f"{type(recipe).__name__} without {', '.join(lacks)}" if lacks else f"unit = {recipe.unit!r}",
+                "a class of one's own that is not finished",
+                "add them as docs/recipes.md, In Python, says; a recipe in rounds has most of them from Iterative",
+            )
+        )
+
+
 def follow(
     recipe: Recipe,
     settings: RecipeSettings,
@@ -66,9 +86,10 @@ def follow(
     """Run a recipe to its end; what is done already is found. Returns the records, which are also in `out/records`.
 
     on_event: told of every stage. on_record: given every run as soon as its accuracy is known. The smallest networks
-    chosen on validation and `study.json` are in `out`. Raises a PruningError that names the stage where one fails;
-    what is done stays, and the same call goes on from there.
+    chosen on validation and `study.json` are in `out`. Raises ConfigError for a recipe that lacks a member, and a
+    PruningError that names the stage where one fails; what is done stays, and the same call goes on from there.
     """
+    check(recipe)
     out = Path(settings.out)
     finished: dict[str, Done] = {}
     chains: Sequence[Chain | Draft] = []

@@ -11,7 +11,7 @@ from tiny_recipes import arms, followed, made_up, of
 import torchbonsai as tb
 from torchbonsai.study.about import read_study
 from torchbonsai.study.recipes.bonsai_hypothesis import BonsaiHypothesis, Recipe
-from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference, removed
+from torchbonsai.study.recipes.equal import Removed, below, by_seed, difference, kept_by_layer, removed
 from torchbonsai.study.recipes.words import Lost, at_tolerances, signs
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.table import counted, rows
@@ -166,6 +166,13 @@ def test_a_network_that_was_not_cut_has_lost_nothing_and_is_always_equal() -> No
     found = removed(made_up("untrained", 0, curve), below([made_up("untrained", 0, curve, "dense")], 0.0)[0])
     assert found.point is not None
     assert found.channels == 0.0
+
+
+def test_a_layer_that_a_round_does_not_name_is_no_layer_that_kept_all_its_channels() -> None:
+    found = {s: Removed(made_up("untrained", s, [(6 + s, 0.5)]).rounds[0]) for s in (0, 1)} | {2: Removed(None)}
+    assert kept_by_layer(found, {"conv": 10}) == {"conv": pytest.approx((6 + 7 + 10) / 3)}
+    with pytest.raises(KeyError, match="fc"):
+        kept_by_layer(found, {"conv": 10, "fc": 20})
 
 
 def test_what_is_lost_is_told_for_several_tolerances() -> None:

@@ -101,4 +101,4 @@ def mean(found: Mapping[int, Removed], what: str) -> float:
 def kept_by_layer(found: Mapping[int, Removed], dense: Mapping[str, int]) -> dict[str, float]:
     """Layer -> channels left at the level, mean over the seeds; all of them where no round was at its level."""
     widths = [dense if r.point is None else r.point.widths for r in found.values()]
-    return {name: math.fsum(w.get(name, dense[name]) for w in widths) / len(widths) for name in dense}
+    return {name: math.fsum(w[name] for w in widths) / len(widths) for name in dense}

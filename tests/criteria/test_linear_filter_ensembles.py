@@ -156,7 +156,7 @@ def test_what_cannot_be_replayed_is_run_whole_and_said(how, why):
     x, y = seeded(lambda: torch.randn(10, 4)), torch.arange(10) % 3
     graph = tb.trace(plain, x)
     context = ScoringContext(graph, model, [(x, y)])
-    with pytest.warns(PruningWarning, match=f"one full forward a mask.*{why}"):
+    with pytest.warns(PruningWarning, match=f"every mask takes a full forward, because .*{why}"):
         fast = context.resolve(LinearFilterEnsembles())
     naive = ScoringContext(graph, model, [(x, y)]).resolve(LinearFilterEnsembles(replay=False))
     assert torch.equal(fast["a"], naive["a"])

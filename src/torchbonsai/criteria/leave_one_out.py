@@ -10,8 +10,8 @@ Deviations: the performance may be the accuracy, or the agreement with the netwo
 nothing. Channels by group, so that what is tied together goes together.
 Known problems: n + 1 evaluations a group. It says nothing of channels that are removed together: two that can stand in
 for each other both score low. With performance="loss" channels whose removal mends errors of the images at hand score
-below zero, and removing many of them overshoots; "agreement" is never below
-zero, but for the rounding of precision="bf16".
+below zero, and removing many of them overshoots; "agreement" is never below zero, but for the rounding of
+precision="bf16".
 """
 
 from __future__ import annotations
@@ -70,10 +70,9 @@ class LeaveOneOut:
             return
         with eval_mode(context.model), undisturbed(context.model):
             masked = MaskedLoss(context, lost(self.performance, context), half=self.precision == "bf16")
-            atoms = {g.name: np.arange(g.offset, g.offset + g.size) for g in context.graph.groups}
-            for name in sorted(atoms, key=lambda name: masked.place(atoms[name])):
-                n = len(atoms[name])
+            for number, atoms in masked.groups():
+                n = len(atoms)
                 masks = np.concatenate([np.ones((1, n), dtype=bool), ~np.eye(n, dtype=bool)])
-                losses = masked.losses(atoms[name], masks)
+                losses = masked.losses(atoms, masks)
                 context.details["forward_passes"] += n + 1
-                yield name, torch.from_numpy(losses[1:] - losses[0])
+                yield context.graph.groups[number].name, torch.from_numpy(losses[1:] - losses[0])

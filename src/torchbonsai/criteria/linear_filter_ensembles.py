@@ -50,8 +50,8 @@ class LinearFilterEnsembles:
     "layer" (group) at a time, or "global"ly, over all groups at once. performance: −"loss"; "accuracy" (of
     `model(inputs).argmax(1)` against batch[1]); or "agreement" (−KL from the classes, softmax(output, 1), that the
     network gives whole), which needs no labels and cannot score a channel low because without it errors are mended.
-    ridge: 0 is least squares; more makes do with fewer masks than
-    channels, and draws effects towards zero, which the standard errors do not include. cut: sampling of a group ends
+    ridge: 0 is least squares; more makes do with fewer masks than channels, and draws effects towards zero, which the
+    standard errors do not include. cut: sampling of a group ends
     once the expected share of channels on the wrong side of the cut that keeps `cut` of them is at most `doubt` (below
     1/2, which a coin reaches), and with ridge, too, not before least squares could tell them apart; `masks_per_channel`
     is then the most. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False runs one full
@@ -125,9 +125,8 @@ class LinearFilterEnsembles:
                 fit = self._fit(context, masked, everything, 0)
                 yield from ((g.name, fit.part(g.offset, g.offset + g.size)) for g in context.graph.groups)
                 return
-            spans = {n: np.arange(g.offset, g.offset + g.size) for n, g in enumerate(context.graph.groups)}
-            for number in sorted(spans, key=lambda n: masked.place(spans[n])):
-                yield context.graph.groups[number].name, self._fit(context, masked, spans[number], number)
+            for number, atoms in masked.groups():
+                yield context.graph.groups[number].name, self._fit(context, masked, atoms, number)
 
     def _fit(self, context: ScoringContext, masked: MaskedLoss, atoms: Ints, number: int) -> LinearFit:
         """Draw, evaluate and fit, in rounds."""

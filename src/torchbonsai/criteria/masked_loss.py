@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,11 @@ class MaskedLoss:
     def place(self, atoms: Ints) -> int:
         """A number that is smaller for atoms that are read earlier in the forward."""
         return self.replays[0].place(atoms) if self.replays else 0
+
+    def groups(self) -> Iterator[tuple[int, Ints]]:
+        """Every group's number and atoms, those that the forward reads first before the others."""
+        spans = [np.arange(g.offset, g.offset + g.size) for g in self.context.graph.groups]
+        yield from sorted(enumerate(spans), key=lambda span: self.place(span[1]))
 
     def losses(self, atoms: Ints, masks: Masks) -> Floats:
         """(K,) the mean loss under masks (K, len(atoms)); equal masks are evaluated once.
@@ -116,7 +122,7 @@ class MaskedLoss:
 
     def _fall_back(self, why: str) -> None:
         self.why, self.replays = why, []
-        self.context.note(f"masks take one full forward a mask, because {why}")
+        self.context.note(f"every mask takes a full forward, because {why}")
 
     # ------------------------------------------------------------------ one mask
     def _gates(self, atoms: Ints, mask: Bools) -> Tensor:

@@ -34,6 +34,8 @@ from torchbonsai.surgery.verify import NOT_COMPARED, Verification
 from torchbonsai.surgery.verify import verify as compare_with_masked
 
 _MOST_ROUNDS = 200
+NUMBERS = ("min_channels", "round_to")
+"""Options that may say a number for groups by name."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +220,15 @@ class _Search:
 
     def run(self, graph: ChannelGraph) -> _Found:
         """Raises BudgetError, DataError or PlanError."""
-        context, first = None, graph
+        context, options = None, self.options
         for _ in range(_MOST_ROUNDS):
             if context is None or context.graph is not graph:
+                if context is not None:
+                    options = self._still(graph)
                 context = self.context_of(graph)
                 scores = context.resolve(self.criterion)
-            selection = self._selected(graph, scores, named=graph is first)
+                context.notes += _untold(self.options, options)
+            selection = self._selected(graph, scores, options)
             kept = graph.keep(selection)
             settled = self.settler.settle(graph, kept)
             if settled.plan is None:
@@ -237,15 +242,25 @@ class _Search:
                 return _Found(chosen, scores, context)
         raise _endless()
 
-    def _selected(self, graph: ChannelGraph, scores: Scores, named: bool) -> Selection:
-        """named: whether the names that were given are of this graph; a later one may tie what they name."""
+    def _still(self, graph: ChannelGraph) -> Mapping[str, Any]:
+        """The options for a graph that ties groups which were apart when they were named."""
+        return {**self.options, **{name: still_named(graph, self.options[name]) for name in NUMBERS}}
+
+    def _selected(self, graph: ChannelGraph, scores: Scores, options: Mapping[str, Any]) -> Selection:
         if self.budget.zeros:
             return select_zeros(graph, self.settler, self.model, self.example_inputs)
         normalise, measures = self.criterion.normalise, self.meters.of(graph)
-        options = dict(self.options)
-        if not named:
-            options |= {name: still_named(graph, options[name]) for name in ("min_channels", "round_to")}
         return select(graph, scores, self.budget, normalise=normalise, measures=measures, **options)
+
+
+def _untold(given: Mapping[str, Any], left: Mapping[str, Any]) -> list[str]:
+    """A note for each of `NUMBERS` some of whose names are no group's any more."""
+    gone = {n: sorted(given[n].keys() - left[n].keys()) for n in NUMBERS if isinstance(given[n], Mapping)}
+    return [
+        f"{name} of {', '.join(names)} does not hold: the proof of the cut tied it to others"
+        for name, names in gone.items()
+        if names
+    ]
 
 
 def _result(

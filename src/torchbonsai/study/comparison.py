@@ -22,7 +22,7 @@ from torchbonsai.study.executor import running
 from torchbonsai.study.look import look
 from torchbonsai.study.record import Round, RunRecord, write
 from torchbonsai.study.runner import Event, run
-from torchbonsai.study.runs import Finished, Run, equal_compute, equal_epochs, spent_before
+from torchbonsai.study.runs import Finished, Run, equal_compute, equal_epochs, looked_at, spent_before
 from torchbonsai.study.settled import settled
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.store import Store, check_writable, versions
@@ -138,23 +138,9 @@ def record_of(one: Run, finished: Finished, config: CompareConfig) -> RunRecord:
 
 def _round(one: Run, finished: Finished) -> tuple[Round, ...]:
     """Validation accuracy right after the cut, recalibrated, and after the training; of arms that were cut."""
-    if (
-        one.after_cut is None
-        or one.recalibrated is None
-        or not {one.after_cut.spec, one.recalibrated.spec} <= set(finished)
-    ):
-        return ()  # not cut, or not looked at yet
-    network, training = finished[one.network.spec].result["network"], finished[one.trained.spec].result
-    recalibrated = finished[one.recalibrated.spec].result
-    return (
-        Round(
-            epochs=training["epochs"],
-            macs=network["macs"],
-            params=network["params"],
-            channels=sum(network["widths"].values()),
-            widths=network["widths"],
-            after_cut=finished[one.after_cut.spec].result["val_accuracy"],
-            recalibrated=recalibrated["val_accuracy"] if recalibrated["norms"] else None,
-            val_accuracy=finished[one.measured.spec].result["val_accuracy"],
-        ),
-    )
+    looks = [finished.get(stage.spec) for stage in (one.after_cut, one.recalibrated) if stage is not None]
+    if None in looks or not looks:
+        return ()  # not looked at yet, or not cut
+    trained = finished[one.trained.spec]
+    val = finished[one.measured.spec].result["val_accuracy"]
+    return (looked_at(trained, trained.result["epochs"], val, *looks),)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Arms, Cut, label
 from torchbonsai.study.fairness import Spent, costliest, stretched_epochs, training_macs
-from torchbonsai.study.record import Arm
+from torchbonsai.study.record import Arm, Round
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.measure import Evaluate, Time, Validate
 from torchbonsai.study.stages.snapshots import Snapshot
@@ -72,6 +72,24 @@ def spent_before(start: Stage, network: Stage, finished: Finished) -> Spent:
     elif isinstance(start.config, Train | Snapshot):
         start_macs = finished[start.spec].result["training_macs"]
     return Spent(source, start_macs, finished[network.spec].result.get("scoring_macs", 0))
+
+
+def looked_at(
+    trained: Done, epochs: float, val_accuracy: float, after_cut: Done | None, recalibrated: Done | None
+) -> Round:
+    """A point of a curve: the network that `trained` left, `epochs` after the start, and looks right after its cut."""
+    network = trained.result["network"]
+    norms = recalibrated is not None and recalibrated.result["norms"]  # without one there is nothing to take anew
+    return Round(
+        epochs=epochs,
+        macs=network["macs"],
+        params=network["params"],
+        channels=sum(network["widths"].values()),
+        widths=network["widths"],
+        after_cut=after_cut.result["val_accuracy"] if after_cut is not None else None,
+        recalibrated=recalibrated.result["val_accuracy"] if recalibrated is not None and norms else None,
+        val_accuracy=val_accuracy,
+    )
 
 
 def _dense(arms: Arms, start: str, budget: str, fairness: str, seed: int) -> Cut:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchbonsai.study.fairness import Spent
 from torchbonsai.study.record import Arm, Round, RunRecord
-from torchbonsai.study.runs import Finished, spent_before
+from torchbonsai.study.runs import Finished, looked_at, spent_before
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.store import Done, versions
 
@@ -127,25 +127,11 @@ def record_of(chain: Chain, finished: Finished, identity: str) -> RunRecord:
 def _rounds(chain: Chain, finished: Finished) -> Iterator[Round]:
     epochs = 0.0
     for step in chain.steps:
-        trained = finished[step.trained.spec].result
-        network = trained["network"]
-        epochs += trained["epochs"]
-        yield Round(
-            epochs=round(epochs, 6),
-            macs=network["macs"],
-            params=network["params"],
-            channels=sum(network["widths"].values()),
-            widths=network["widths"],
-            after_cut=finished[step.after_cut.spec].result["val_accuracy"] if step.after_cut else None,
-            recalibrated=_recalibrated(step, finished),
-            val_accuracy=finished[step.checked.spec].result["val_accuracy"],
-        )
-
-
-def _recalibrated(step: Step, finished: Finished) -> float | None:
-    """None where nothing was cut, and where there is no batch norm."""
-    found = finished[step.recalibrated.spec].result if step.recalibrated is not None else {"norms": 0}
-    return found["val_accuracy"] if found["norms"] else None
+        trained = finished[step.trained.spec]
+        epochs += trained.result["epochs"]
+        looks = (None if stage is None else finished[stage.spec] for stage in (step.after_cut, step.recalibrated))
+        val = finished[step.checked.spec].result["val_accuracy"]
+        yield looked_at(trained, round(epochs, 6), val, *looks)
 
 
 def _worst(cuts: Sequence[Done]) -> dict[str, Any]:

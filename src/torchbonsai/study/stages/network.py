@@ -28,8 +28,8 @@ class Network:
     """How to build a network: a model of the zoo or of the user, a fresh head, a cut; all of them plain data.
 
     macs: of one image. widths: group of the dense network -> channels. places: where those lie in the dense network
-    that `plan` cuts, empty of an uncut one. remade: how a network with new weights at other widths got them ("" where
-    that was not asked).
+    that `plan` cuts, empty of an uncut one of an older study. remade: how a network with new weights at other widths
+    got them ("" where that was not asked).
     """
 
     model: ModelConfig

@@ -130,8 +130,7 @@ def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -
         return Budget(**{config.of: config.share})  # type: ignore[arg-type]
     if config.of == "channels":
         graph = restrict(trace(module, image), module, (), config.only or None)
-        places = places_of(graph) if network.plan is None else network.places
-        atoms = held(places, network.cuts, graph)
+        atoms = held(network.places or places_of(graph), network.cuts, graph)
         if uniform:
             widths = one_share(network, config.share, config.round_to, config.min_channels)
             return Budget(widths=by_group(graph, atoms, widths))

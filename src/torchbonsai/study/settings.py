@@ -206,7 +206,7 @@ def seeds(value: int | Iterable[int]) -> tuple[int, ...]:
     """3 -> (0, 1, 2); several numbers: those."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
-            raise wrong("there must be at least one seed", str(value))
+            raise wrong("seeds must name at least one", str(value))
         return tuple(range(value))
     several = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
     if several and all(isinstance(v, int) and not isinstance(v, bool) for v in several):

@@ -64,17 +64,17 @@ RECORDS = {
     "--data cifar10 --data-dir CIFAR --source WEIGHTS --limit-train 16000 --val-size 1000 --batch-size 32 --lr 0.01 "
     "--warmup-epochs 0.2 --augment flip --channels-last --start-epochs 1 --rounds 3 --share 0.1 --round-epochs 0.15 "
     "--no-equal-compute",
-    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 bn-scale taylor --start-epochs 2.5 --rounds 4 "
-    "--round-epochs 0.5 --min-channels 1 --no-equal-compute",
+    "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 taylor fpgm --start-epochs 2.5 --rounds 4 "
+    "--round-epochs 0.5 --no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "
     "--rounds 3 --round-epochs 4 --budget 4x --min-channels 1",
     "linear-filter-ensembles-resnet20": f"{PRETRAINED} --model resnet20 --checkpoint 'SHARED/weights/resnet20-*.th' "
-    "--limit-train 20000 --methods lfe-quick --score-images 500 --lr 0.01 --warmup-epochs 0 --rounds 3 "
-    "--round-epochs 0.5 --min-channels 1 --no-equal-compute",
+    "--limit-train 20000 --methods lfe-quick lfe-agreement-quick --score-images 500 --lr 0.01 --warmup-epochs 0 "
+    "--rounds 3 --round-epochs 0.5 --no-equal-compute",
     **{
         f"linear-filter-ensembles-resnet{depth}": f"{PRETRAINED} --model resnet{depth} "
-        f"--checkpoint 'SHARED/weights/resnet{depth}-*.th' --limit-train 10000 --methods lfe-quick --score-images 256 "
-        "--lr 0.01 --warmup-epochs 0 --rounds 2 --round-epochs 0.5 --no-equal-compute"
+        f"--checkpoint 'SHARED/weights/resnet{depth}-*.th' --limit-train 10000 --methods lfe-quick lfe-agreement-quick "
+        "--score-images 256 --lr 0.01 --warmup-epochs 0 --rounds 2 --round-epochs 0.5 --no-equal-compute"
         for depth in (32, 44, 56)
     },
     "small-network-trimming": "network-trimming --data mnist --data-dir MNIST --limit-train 10000 --val-size 2000 "

@@ -14,6 +14,7 @@ LFE = {
     "lfe-quick": {"masks_per_channel": 2, "precision": "bf16"},
     "lfe-accuracy": {"performance": "accuracy"},
     "lfe-agreement": {"performance": "agreement"},
+    "lfe-agreement-quick": {"performance": "agreement", "masks_per_channel": 2, "precision": "bf16"},
     "lfe-global": {"drawn": "global"},
     "lfe-hadamard": {"design": "hadamard", "keep": 0.5},
     "lfe-independent": {"design": "independent"},

@@ -46,6 +46,9 @@ METHODS: dict[str, Callable[[int], Criterion]] = {
     "lfe-quick": lambda seed: LinearFilterEnsembles(masks_per_channel=2, precision="bf16", seed=seed),
     "lfe-accuracy": lambda seed: LinearFilterEnsembles(performance="accuracy", seed=seed),
     "lfe-agreement": lambda seed: LinearFilterEnsembles(performance="agreement", seed=seed),
+    "lfe-agreement-quick": lambda seed: LinearFilterEnsembles(
+        performance="agreement", masks_per_channel=2, precision="bf16", seed=seed
+    ),
     "lfe-global": lambda seed: LinearFilterEnsembles(drawn="global", seed=seed),
     "lfe-hadamard": lambda seed: LinearFilterEnsembles(design="hadamard", keep=0.5, seed=seed),
     "lfe-independent": lambda seed: LinearFilterEnsembles(design="independent", seed=seed),

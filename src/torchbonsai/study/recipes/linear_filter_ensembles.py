@@ -49,10 +49,11 @@ class LinearFilterEnsembles(RoundSettings):
         val_unseen: You know that the checkpoint was trained on none of the images that are scored and chosen on here.
         only: Modules whose channels may go, names or patterns; layer*.conv1: the inner channels of our ResNets.
         methods: What scores: lfe (4 masks a channel), lfe-quick (2, in bfloat16), lfe-accuracy (instead of the loss),
-            lfe-agreement (with the classes that the network gives whole, instead of the loss; no labels), lfe-global
-            (masks over all layers at once), lfe-hadamard (orthogonal masks, half of a layer on), lfe-independent
-            (instead of balanced), lfe-ridge (1 mask a channel, shrunk), lfe-settled (a layer's masks end once its
-            better half is known), leave-one-out, others to compare with.
+            lfe-agreement (with the classes that the network gives whole, instead of the loss; no labels),
+            lfe-agreement-quick (2 masks, in bfloat16), lfe-global (masks over all layers at once), lfe-hadamard
+            (orthogonal masks, half of a layer on), lfe-independent (instead of balanced), lfe-ridge (1 mask a channel,
+            shrunk), lfe-settled (a layer's masks end once its better half is known), leave-one-out, others to compare
+            with.
         budget: MACs to keep after the last round; every round removes the same share of what is left.
             lfe-settled is sure of the better half of each layer, whatever share a round leaves of it.
         scope: One ranking over all groups, the same share of each, or one ranking by importance per cost.

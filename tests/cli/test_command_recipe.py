@@ -129,3 +129,53 @@ def test_the_help_names_the_files_that_ship(capsys: pytest.CaptureFixture[str]) 
         main(["recipe", "pruning-from-scratch", "--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in names())
+
+
+PAIRS = (("bonsai_small", "fashion-target"), ("mlp", "fashion-target"))
+
+
+def test_neither_model_nor_data_means_all_that_the_paper_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RECIPES["network-trimming"].config, "usual", PAIRS)
+    tiny = [text for text in TINY if text not in ("--data", "fashion-target")]
+    assert main(["recipe", *tiny, "--out", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    studies = json.loads(captured.out)
+    folders = [str(tmp_path / name) for name in ("bonsai_small-fashion-target", "mlp-fashion-target")]
+    assert [s["folder"] for s in studies] == folders
+    assert [s["config"]["model"] for s in studies] == ["bonsai_small", "mlp"]
+    assert all((Path(folder) / "report.html").exists() and f"in {folder}" in captured.err for folder in folders)
+    assert (
+        main(["recipe", *tiny, "--no-usual", "--data", "fashion-target", "--out", str(tmp_path / "one"), "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["config"]["model"] == "lenet"
+
+
+def test_all_usual_pairs_are_looked_at_before_the_first_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RECIPES["network-trimming"].config, "usual", (*PAIRS, ("lenet", "mnist")))
+    tiny = [text for text in TINY if text not in ("--data", "fashion-target")]
+    assert main(["recipe", *tiny, "--data-dir", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_usual_beside_a_model_or_a_data_set_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "bonsai-hypothesis", "--usual", "--model=vgg16_bn", "--data", "cifar10"]) == 2
+    assert "--usual beside --model and --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [("bonsai-hypothesis", True), ("pretraining-impact", True), ("linear-filter-ensembles", False)],
+)
+def test_what_the_papers_run_by_default(name: str, added: bool, tmp_path: Path) -> None:
+    assert recipe.expanded([name, "--lr", "0.1"]) == [name, "--lr", "0.1", *["--usual"] * added]
+    path = tmp_path / "mine.toml"
+    path.write_text('data = "cifar100"\n', encoding="utf-8")
+    assert "--usual" not in recipe.expanded([name, "--config", str(path)]), "a file names the data set"
+    pairs = [(s.model, s.data) for s in RECIPES[name].config().each_usual()]
+    assert len(pairs) == (2 if added else 1)
+    assert pairs[0][1] == "cifar10"

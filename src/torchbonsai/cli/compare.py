@@ -57,12 +57,14 @@ def compared(config: CompareConfig, console: Console) -> Study:
     return study
 
 
-def tell(study: Study, *, as_data: bool) -> None:
-    """Print the study, as tables or as JSON."""
+def tell(*studies: Study, as_data: bool) -> None:
+    """Print studies, as tables or as JSON: one by itself, several as a list."""
     if not as_data:
-        show(study)
+        for study in studies:
+            show(study)
         return
-    json.dump(as_json(study), sys.stdout, indent=1)
+    found = [as_json(study) for study in studies]
+    json.dump(found if len(found) > 1 else found[0], sys.stdout, indent=1)
     print()
 
 

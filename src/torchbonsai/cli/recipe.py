@@ -16,7 +16,7 @@ from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Study, read_study
 from torchbonsai.study.recipes import RECIPES, follow, from_file
 from torchbonsai.study.recipes.settings import RecipeSettings
-from torchbonsai.study.settings import seeds
+from torchbonsai.study.settings import seeds, wrong
 
 if TYPE_CHECKING:
     Chosen = RecipeSettings
@@ -47,8 +47,11 @@ class Arguments:
 
     recipe: Annotated[Chosen, tyro.conf.arg(name="")]
     json: bool = False
-    """Print records and findings as JSON instead of tables."""
+    """Print records and findings as JSON instead of tables; of several studies a list."""
     config: Config = None
+    usual: bool = False
+    """Run all pairs of model and data that the recipe's paper asks for, each a study of its own in OUT/MODEL-DATA. It
+    is what neither --model nor --data means."""
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
@@ -60,12 +63,29 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--config")
     given, own = parser.parse_known_args(list(arguments))
     place = next((n for n, text in enumerate(own) if text in RECIPES), None)
-    if given.config is None or place is None:
+    if place is None:
         return list(arguments)
-    said = [text.partition("=")[0].removeprefix("--").replace("-", "_") for text in own if text.startswith("--")]
-    found = from_file.read(given.config, own[place])
-    options = _options(from_file.without(found, said, RECIPES[own[place]].config.either))
-    return [*own[: place + 1], *options, *own[place + 1 :]]
+    if given.config is not None:
+        found = from_file.read(given.config, own[place])
+        options = _options(from_file.without(found, _said(own), RECIPES[own[place]].config.either))
+        own = [*own[: place + 1], *options, *own[place + 1 :]]
+    return _usual(own, own[place])
+
+
+def _said(arguments: Sequence[str]) -> list[str]:
+    """The settings that options name."""
+    return [text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text.startswith("--")]
+
+
+def _usual(arguments: list[str], name: str) -> list[str]:
+    """With --usual where neither a model nor data is named. Raises ConfigError for --usual beside one of them."""
+    said = _said(arguments)
+    decided = "usual" in said or "no_usual" in said
+    one = [option for option in ("model", "data") if option in said]
+    if one and "usual" in said:
+        must = "--usual says which model and which data: all pairs of the paper's"
+        raise wrong(must, f"--usual beside {' and '.join(f'--{option}' for option in one)}")
+    return arguments if one or decided or not RECIPES[name].config.usual else [*arguments, "--usual"]
 
 
 def _options(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -80,21 +100,36 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def run(arguments: Arguments) -> int:
-    """Follow, print, write the report."""
+    """Follow, print, write the report; of several studies one after the other, each looked at before the first."""
     settings = arguments.recipe
     if len(settings.seeds) == 1:
         settings = replace(settings, seeds=seeds(settings.seeds[0]))
-    study = followed(settings, Console(stderr=True, highlight=False, markup=False))
-    tell(study, as_data=arguments.json)
+    several = settings.each_usual() if arguments.usual else [settings]
+    for one in several if len(several) > 1 else ():
+        _recipe(one).look(one)
+    console = Console(stderr=True, highlight=False, markup=False)
+    studies = []
+    for one in several:
+        if len(several) > 1:
+            console.print(f"{one.model} on {one.data}, in {one.out}", soft_wrap=True)
+        studies.append(followed(one, console))
+        if not arguments.json:
+            tell(studies[-1], as_data=False)
+    if arguments.json:
+        tell(*studies, as_data=True)
     return 0
 
 
 def followed(settings: RecipeSettings, console: Console) -> Study:
     """Follow the recipe whose settings these are, with a live view; write the report and return the study."""
-    (recipe,) = (r for r in RECIPES.values() if r.config is type(settings))
-    made: Any = recipe(settings)
     with Live([], console) as live:
-        follow(made, settings, on_event=live.on_event, on_record=live.on_record)
+        follow(_recipe(settings), settings, on_event=live.on_event, on_record=live.on_record)
     study = read_study(settings.out)
     write_page(study)
     return study
+
+
+def _recipe(settings: RecipeSettings) -> Any:
+    """The recipe whose settings these are."""
+    (recipe,) = (r for r in RECIPES.values() if r.config is type(settings))
+    return recipe(settings)

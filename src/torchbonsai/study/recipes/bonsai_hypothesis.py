@@ -42,6 +42,7 @@ class BonsaiHypothesis(RoundSettings):
     The paper's: the two starts, one simple algorithm applied to both, VGG16 on CIFAR-10 and CIFAR-100, and the claim.
     Ours: everything else, for only the abstract could be read: the importance measures, the share of channels that
     goes in a round, all lengths and training settings, the tolerance, VGG16 with batch norm, controls and fairness.
+    The command runs both sets, one study each, where neither --model nor --data is given.
 
     Attributes:
         methods: What scores; the finding is told for each. Names as in `bonsai compare`. Not bn-scale unless asked: on
@@ -66,6 +67,7 @@ class BonsaiHypothesis(RoundSettings):
     budget: str = "4x"
     tolerance: float = 0.01
 
+    usual: ClassVar[tuple[tuple[str, str], ...]] = (("vgg16_bn", "cifar10"), ("vgg16_bn", "cifar100"))
     lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = ("tolerance", *RoundSettings.numbers)
 

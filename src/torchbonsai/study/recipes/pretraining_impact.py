@@ -44,7 +44,8 @@ class PretrainingImpact(RoundSettings):
     The paper's: the two networks, pruned the same way; VGG16 and MobileNet; CIFAR-10, CIFAR-100, SVHN, Caltech-101;
     ImageNet as the source. Ours: everything else, for only the abstract could be read: filters by their L1 norm, a
     tenth of every layer a round, the rounds, the tolerance, all training settings, controls and fairness; and a
-    smaller source, where no ImageNet weights are given.
+    smaller source, where no ImageNet weights are given. The command runs VGG16 and MobileNet v2, one study each on
+    CIFAR-10, where neither --model nor --data is given.
 
     Attributes:
         source: Of the pretrained network: a data set, a checkpoint file, or `weights`: what the authors of the
@@ -74,6 +75,7 @@ class PretrainingImpact(RoundSettings):
     tolerance: float = 0.01
     budget: str | None = added_later(None)
 
+    usual: ClassVar[tuple[tuple[str, str], ...]] = (("vgg16_bn", "cifar10"), ("mobilenet_v2", "cifar10"))
     usual_share: ClassVar[float] = 0.1
     either: ClassVar[tuple[str, ...]] = ("share", "budget")
     lists: ClassVar[tuple[str, ...]] = ("methods", *Settings.lists)

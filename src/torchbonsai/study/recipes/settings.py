@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal, Self, get_args
 
 from torchbonsai.core.config import added_later
 from torchbonsai.selection.select import is_floor
@@ -32,6 +33,8 @@ class RecipeSettings(Settings):
     numbers: ClassVar[tuple[str, ...]] = ("width", "start_epochs", *Settings.numbers)
     either: ClassVar[tuple[str, ...]] = ()
     """Settings that say one thing in several ways: one of them may be given."""
+    usual: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(model, data) of all studies that the paper's own experiments ask for, where that is more than one."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one."""
@@ -49,6 +52,16 @@ class RecipeSettings(Settings):
     def held_out(self) -> int:
         """Training images that no arm is trained on."""
         return 0
+
+    def each_usual(self) -> list[Self]:
+        """These settings for each usual pair of model and data, in folders OUT/MODEL-DATA; themselves where it is one.
+
+        >>> from torchbonsai.study.recipes import RECIPES
+        >>> [s.out for s in RECIPES["bonsai-hypothesis"].config(out="runs").each_usual()]
+        ['runs/vgg16_bn-cifar10', 'runs/vgg16_bn-cifar100']
+        """
+        pairs = [(model, data, str(Path(self.out) / f"{model}-{data}")) for model, data in self.usual]
+        return [replace(self, model=model, data=data, out=out) for model, data, out in pairs] or [self]
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,32 @@ def test_a_width_in_an_attribute_is_repaired(kind, pictures):
     assert {k: v for k, v in vars(model).items() if isinstance(v, int | list)} == before
 
 
+class StrideLikePads(Base):
+    """Three numbers of one size, of which two are widths."""
+
+    def setup(self):
+        self.a, self.wide, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.stride, self.before, self.after = 2, 2, 2
+
+    def forward(self, x):
+        step = self.stride
+        padded = F.pad(self.a(x)[:, :, ::step, ::step], (0, 0, 0, 0, self.before, self.after))
+        return self.b((padded + self.wide(x)[:, :, ::step, ::step]).relu())
+
+
+def test_numbers_that_are_as_large_as_a_width_by_chance_stay(pictures):
+    """wide's channels 0, 1 and 6, 7 are beside the padding, 2 to 5 beside a's four."""
+    model = StrideLikePads().eval()
+    assert sorted(g.size for g in tb.trace(model, pictures).groups) == [4, 4]
+    pads = set()
+    for cut in check_surgery(model, pictures, shares=(0.25, 0.5), seeds=range(6)):
+        kept = cut.plan.kept["b.weight"][1]
+        pads.add((int((kept < 2).sum()), int((kept > 5).sum())))
+        small = cut.small
+        assert (small.stride, small.before, small.after) == (2, int((kept < 2).sum()), int((kept > 5).sum()))
+    assert len(pads) > 3, "else this test shows little"
+
+
 def test_the_repair_is_listed_and_right(pictures):
     model = AttributeSplit().eval()
     cut = check_surgery(model, pictures, **HALF)[0]

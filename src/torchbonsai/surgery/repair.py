@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torchbonsai.surgery.plan import AttributeEdit
 
 Edits = tuple[AttributeEdit, ...]
 _MOST_DOUBTS = 2
+_MOST_ALIKE = 4
 _MOST_SIZES = 3
 """A size that becomes more sizes than that at one op is not one number of the code."""
 
@@ -194,15 +195,19 @@ def _on_module(
 
 
 def _assignments(path: str, ints: dict[str, int], changes: dict[int, list[int]]) -> Iterator[tuple[AttributeEdit, ...]]:
-    """All matching attributes at once: one new size for all of a value, or its new sizes in every order."""
+    """All matching attributes at once, then those of one value, then some of these, for a stride may be as large as a
+    width by chance: one new size for them all, or new sizes in every order."""
     if len(ints) < 2:
         return
     yield tuple(AttributeEdit(path, k, v, changes[v][0]) for k, v in ints.items())
     for old, new in changes.items():
         names = [k for k, v in ints.items() if v == old]
-        if 2 <= len(names) <= 4 and len(new) >= 2:
-            for order in permutations(new, min(len(names), len(new))):
-                yield tuple(AttributeEdit(path, k, old, n) for k, n in zip(names, order, strict=False))
+        counts = range(len(names), 1, -1) if len(names) <= _MOST_ALIKE else ()
+        for some in (some for count in counts for some in combinations(names, count)):
+            if len(some) < len(ints):
+                yield tuple(AttributeEdit(path, k, old, new[0]) for k in some)
+            for order in permutations(new, len(some)) if len(new) > 1 else ():
+                yield tuple(AttributeEdit(path, k, old, n) for k, n in zip(some, order, strict=True))
 
 
 def _rewritten(value: Any, changes: dict[int, list[int]]) -> Iterator[tuple[int, ...]]:

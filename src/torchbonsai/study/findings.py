@@ -108,9 +108,10 @@ def _not_shown(rest: list[Difference]) -> str:
     if not rest:
         return "nothing is left open"
     largest = max(rest, key=lambda d: abs(d.interval.mean))
+    which = "" if len(rest) == 1 else f"{len(rest)} of them, the largest of which is "
     return (
-        f"not shown at this n: {'the only one' if len(rest) == 1 else f'{len(rest)} of them'}, the largest of which is "
-        f"{largest.left} against {largest.right}, {largest.interval.mean * 100:+.1f} points {_bounds(largest.interval)}"
+        f"not shown at this n: {which}{largest.left} against {largest.right}, "
+        f"{largest.interval.mean * 100:+.1f} points {_bounds(largest.interval)}"
     )
 
 

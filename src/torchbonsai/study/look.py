@@ -15,6 +15,7 @@ from torchbonsai.study.methods import code_digest
 from torchbonsai.study.numerics import check_device
 from torchbonsai.study.stages.images import epoch_of, found
 from torchbonsai.study.stages.start import file_digest
+from torchbonsai.training.start import checkpointed
 
 
 def look(config: CompareConfig) -> tuple[Material, dict[str, str]]:
@@ -64,7 +65,10 @@ class Sourced(Protocol):
 
 
 def source_of(config: Sourced, model: ModelConfig) -> tuple[Source, dict[str, str]]:
-    """A data set or a checkpoint, looked at, and where it lies. Raises ConfigError for what is neither."""
+    """A data set or a checkpoint, looked at, and where it lies.
+
+    Raises ConfigError for what is neither, DataError for a checkpoint of another model.
+    """
     name = config.source or SOURCES.get(config.data)
     if name is None:
         raise ConfigError(
@@ -87,6 +91,7 @@ def source_of(config: Sourced, model: ModelConfig) -> tuple[Source, dict[str, st
                 "leave source_epochs out",
             )
         )
+    checkpointed(model, Path(name).expanduser(), seed=0)
     return source, places
 
 

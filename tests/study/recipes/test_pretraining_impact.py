@@ -82,6 +82,15 @@ def test_a_checkpoint_s_training_is_free(tmp_path: Path) -> None:
     assert len(dense.rounds) == len(of(records, "", "equal-compute", start="pretrained")[0].rounds)
 
 
+def test_weights_of_another_model_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    torch.save(build(ModelConfig("lenet", (1, 14, 14), 7), seed=9).state_dict(), tmp_path / "source.pt")
+    with pytest.raises(tb.DataError, match=r"source\.pt"):
+        followed("pretraining-impact", tmp_path / "out", **SMALL | {"source": str(tmp_path / "source.pt")})
+    with pytest.raises(tb.ConfigError, match="weights of a library belong to a model of a library"):
+        followed("pretraining-impact", tmp_path / "out", **SMALL | {"source": "weights"})
+    assert not (tmp_path / "out" / "stages").exists()
+
+
 def test_each_arm_is_judged_by_the_dense_network_from_its_own_start() -> None:
     """Against the scratch network's .80, the pre-trained one could lose half of its filters."""
     curves = {"pretrained": [(10, 0.90), (5, 0.885)], "untrained": [(10, 0.80), (5, 0.80)]}

@@ -32,7 +32,7 @@ from torchbonsai.study.recipes.words import at_tolerances, points, shares
 from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
-from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights
+from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights, library_with
 
 WEIGHTS = "weights"
 
@@ -122,6 +122,7 @@ class Recipe(Iterative):
         """The model, the data, and the source."""
         material, places = look_at(settings)
         if settings.source == WEIGHTS:
+            library_with(settings.model)
             return replace(material, source=Source()), places
         source, more = source_of(settings, material.model)
         return replace(material, source=source), {**places, **more}

@@ -14,7 +14,7 @@ from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import BudgetError, ConfigError, DataError, message
 from torchbonsai.criteria.random import Random
 from torchbonsai.models.build import ModelConfig, build, takes_width
-from torchbonsai.models.sources import library_of
+from torchbonsai.models.sources import Library, library_of
 from torchbonsai.pruning.prune import prune
 from torchbonsai.selection.budget import Budget
 from torchbonsai.study.stage import Context, Inputs, Output, runs
@@ -105,21 +105,26 @@ def checkpoint(config: Checkpoint, inputs: Inputs, context: Context) -> Output:
 @runs(LibraryWeights, "library-weights", version=1)
 def library_weights(config: LibraryWeights, inputs: Inputs, context: Context) -> Output:
     """Downloaded, unless the library has them already. Raises ConfigError for a model that is of no library."""
-    found = library_of(config.model.name)
-    if found is None:
-        raise ConfigError(
-            message(
-                "weights of a library belong to a model of a library",
-                config.model.name,
-                "a model of the zoo, or a factory",
-                "name a data set or a checkpoint as the source, or a timm:, torchvision: or hf: model",
-            )
-        )
-    library, name = found
+    library, name = library_with(config.model.name)
     module = library.pretrained(name)
     image = example(opened(config.data, context.places))
     fresh_head(module, config.model.classes, config.seed, image)
     return left(whole(config.model, module, image), module)
+
+
+def library_with(model: str) -> tuple[Library, str]:
+    """The library whose authors trained `model`, and its name there. Raises ConfigError for a model of no library."""
+    found = library_of(model)
+    if found is None:
+        raise ConfigError(
+            message(
+                "weights of a library belong to a model of a library",
+                model,
+                "a model of the zoo, or a factory",
+                "name a data set or a checkpoint as the source, or a timm:, torchvision: or hf: model",
+            )
+        )
+    return found
 
 
 @runs(FreshHead, "fresh-head", version=1)

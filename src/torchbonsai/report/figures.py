@@ -17,6 +17,8 @@ from torchbonsai.study.table import Row, blocks, rows
 PALETTE = ("#4c78a8", "#e45756", "#54a24b", "#b279a2", "#f58518", "#72b7b2", "#9d755d", "#ff9da6")
 A_ROW = 4
 """So many starts stand side by side on a page; width searches have more."""
+LABEL = 360
+"""Pixels of the longest name of an arm."""
 GREYS = ("#8a8a8a", "#b5b5b5", "#5f5f5f", "#cfcfcf")
 
 
@@ -75,7 +77,7 @@ def _heat(frame: pd.DataFrame, budget: str) -> alt.Chart | alt.LayerChart:
     layers = list(dict.fromkeys(frame["layer"]))
     base = alt.Chart(frame, title=budget).encode(
         x=alt.X("layer:N", sort=layers, title=None).axis(labelAngle=-40),
-        y=alt.Y("arm:N", sort=None, title=None).axis(labelLimit=360),
+        y=alt.Y("arm:N", sort=None, title=None).axis(labelLimit=LABEL),
     )
     share = alt.Color("share:Q", title="channels kept").scale(scheme="viridis", domain=[0, 1]).legend(format="%")
     tooltip = ["arm", "layer", alt.Tooltip("kept:Q", format=".3~g"), "of", alt.Tooltip("share:Q", format=".0%")]
@@ -83,7 +85,7 @@ def _heat(frame: pd.DataFrame, budget: str) -> alt.Chart | alt.LayerChart:
     if len(layers) <= 12:
         ink = alt.when(alt.datum.share > 0.55).then(alt.value("#222")).otherwise(alt.value("#fff"))
         marks = marks + base.mark_text(fontSize=10).encode(text=alt.Text("kept:Q", format=".3~g"), color=ink)
-    return marks.properties(width=max(280, min(900, 56 * len(layers))), height=alt.Step(20))
+    return marks.properties(width=max(280, min(760, 56 * len(layers))), height=alt.Step(20))
 
 
 def _point(row: Row) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _dots(budget: str, fairness: str, found: list[Row]) -> Any:
     each = pd.DataFrame(
         [{"arm": _arm(r), "seed": x.seed, "accuracy": x.test_accuracy * 100} for r in ordered for x in r.records]
     )
-    y = alt.Y("arm:N", sort=list(means["arm"]), title=None).axis(labelLimit=360)
+    y = alt.Y("arm:N", sort=list(means["arm"]), title=None).axis(labelLimit=LABEL)
     zero = alt.Scale(zero=False)
     ticks = (
         alt.Chart(each)
@@ -176,7 +178,7 @@ def _color(domain: list[str]) -> alt.Color:
     """Methods in colours, in order; controls in greys."""
     colours, greys = iter(PALETTE * 4), iter(GREYS * 8)
     chosen = [next(greys) if " " in name else next(colours) for name in domain]
-    return alt.Color("network:N", title=None).scale(domain=domain, range=chosen)
+    return alt.Color("network:N", title=None).scale(domain=domain, range=chosen).legend(labelLimit=LABEL)
 
 
 def _spec(chart: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from torchbonsai.report.figures import GREYS, PALETTE
+from torchbonsai.report.figures import GREYS, LABEL, PALETTE
 from torchbonsai.study.record import RunRecord
 
 MEASURES = {"params": "parameters kept", "macs": "MACs kept"}
@@ -51,9 +51,8 @@ def _curve(frame: pd.DataFrame, measure: str, fairness: str, order: list[str]) -
     domain = [a for a in order if a in set(frame["arm"])]
     colours, greys = iter(PALETTE * 4), iter(GREYS * 4)
     control = dict(zip(frame["arm"], frame["control"], strict=True))
-    colour = alt.Color("arm:N", title=None, sort=domain).scale(
-        domain=domain, range=[next(greys) if control[a] else next(colours) for a in domain]
-    )
+    chosen = [next(greys) if control[a] else next(colours) for a in domain]
+    colour = alt.Color("arm:N", title=None, sort=domain).scale(domain=domain, range=chosen).legend(labelLimit=LABEL)
     x = alt.X(f"{measure}:Q", title=MEASURES[measure]).axis(format="%").scale(zero=False)
     y = alt.Y("accuracy:Q", title="validation accuracy, %").scale(zero=False)
     mean = frame.groupby(["arm", "round", "budget"], as_index=False, sort=False)[[measure, "accuracy"]].mean()

@@ -163,6 +163,8 @@ def test_all_usual_pairs_are_looked_at_before_the_first_begins(
 
 
 def test_usual_beside_a_model_or_a_data_set_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "network-trimming", "--usual"]) == 2
+    assert "--usual of network-trimming" in capsys.readouterr().err
     assert main(["recipe", "bonsai-hypothesis", "--usual", "--model=vgg16_bn", "--data", "cifar10"]) == 2
     assert "--usual beside --model and --data" in capsys.readouterr().err
 
@@ -176,6 +178,9 @@ def test_what_the_papers_run_by_default(name: str, added: bool, tmp_path: Path) 
     path = tmp_path / "mine.toml"
     path.write_text('data = "cifar100"\n', encoding="utf-8")
     assert "--usual" not in recipe.expanded([name, "--config", str(path)]), "a file names the data set"
+    assert "--usual" not in recipe.expanded([name, "--source", "mine.pt"]), "a file of weights fits one model"
+    if added:
+        assert recipe.expanded([name, "--usual", "--config", str(path)]) == [name, "--usual"], "the command line wins"
     pairs = [(s.model, s.data) for s in RECIPES[name].config().each_usual()]
     assert len(pairs) == (2 if added else 1)
     assert pairs[0][1] == "cifar10"

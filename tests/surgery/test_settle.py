@@ -84,9 +84,19 @@ class StrideLikePads(Base):
         return self.b((padded + self.wide(x)[:, :, ::step, ::step]).relu())
 
 
-def test_numbers_that_are_as_large_as_a_width_by_chance_stay(pictures):
+class StrideLikePadsBefore(StrideLikePads):
+    """A wrong guess at all three passes the op that pads, and fails at the next."""
+
+    def forward(self, x):
+        step = self.stride
+        padded = F.pad(self.a(x), (0, 0, 0, 0, self.before, self.after))[:, :, ::step, ::step]
+        return self.b((padded + self.wide(x)[:, :, ::step, ::step]).relu())
+
+
+@pytest.mark.parametrize("kind", [StrideLikePads, StrideLikePadsBefore])
+def test_numbers_that_are_as_large_as_a_width_by_chance_stay(kind, pictures):
     """wide's channels 0, 1 and 6, 7 are beside the padding, 2 to 5 beside a's four."""
-    model = StrideLikePads().eval()
+    model = kind().eval()
     assert sorted(g.size for g in tb.trace(model, pictures).groups) == [4, 4]
     pads = set()
     for cut in check_surgery(model, pictures, shares=(0.25, 0.5), seeds=range(6)):

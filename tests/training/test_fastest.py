@@ -107,7 +107,7 @@ def test_what_compiling_could_not_bring_to_the_front_is_not_compiled(
     quick = Arithmetic("bf16", channels_last=True)
 
     def seconds(dtype: torch.dtype, channels_last: bool) -> float:
-        return 0.02 if (dtype, channels_last) == (torch.bfloat16, True) else 0.05
+        return 0.02 if (dtype, channels_last) == (torch.bfloat16, True) else 0.12
 
     measured = {m.arithmetic: m for m in measure(lambda: Slow(seconds), batch, TrainConfig(1), 3, steps=10**6)}
     assert measured[replace(quick, compile=True)].step_seconds is not None

@@ -57,14 +57,17 @@ def compared(config: CompareConfig, console: Console) -> Study:
     return study
 
 
-def tell(*studies: Study, as_data: bool) -> None:
-    """Print studies, as tables or as JSON: one by itself, several as a list."""
-    if not as_data:
-        for study in studies:
-            show(study)
-        return
-    found = [as_json(study) for study in studies]
-    json.dump(found if len(found) > 1 else found[0], sys.stdout, indent=1)
+def tell(study: Study, *, as_data: bool) -> None:
+    """Print the study, as tables or as JSON."""
+    if as_data:
+        dump(as_json(study))
+    else:
+        show(study)
+
+
+def dump(data: object) -> None:
+    """Print JSON."""
+    json.dump(data, sys.stdout, indent=1)
     print()
 
 

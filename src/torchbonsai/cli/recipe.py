@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 from rich.console import Console
 
-from torchbonsai.cli.compare import tell
+from torchbonsai.cli.compare import as_json, dump, show, tell
 from torchbonsai.cli.live import Live
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Study, read_study
@@ -50,8 +50,8 @@ class Arguments:
     """Print records and findings as JSON instead of tables; of several studies a list."""
     config: Config = None
     usual: bool = False
-    """Run all pairs of model and data that the recipe's paper asks for, each a study of its own in OUT/MODEL-DATA. It
-    is what neither --model nor --data means."""
+    """Run the usual pairs of model and data of bonsai-hypothesis and pretraining-impact (docs/recipes.md), each a study
+    of its own in OUT/MODEL-DATA. So it is, too, where none of --model, --data and --source is given."""
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
@@ -67,6 +67,8 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     if given.config is not None:
         found = from_file.read(given.config, own[place])
+        if "usual" in _said(own):  # the command line's wins
+            found = {name: value for name, value in found.items() if name not in ("model", "data")}
         options = _options(from_file.without(found, _said(own), RECIPES[own[place]].config.either))
         own = [*own[: place + 1], *options, *own[place + 1 :]]
     return _usual(own, own[place])
@@ -78,14 +80,16 @@ def _said(arguments: Sequence[str]) -> list[str]:
 
 
 def _usual(arguments: list[str], name: str) -> list[str]:
-    """With --usual where neither a model nor data is named. Raises ConfigError for --usual beside one of them."""
-    said = _said(arguments)
-    decided = "usual" in said or "no_usual" in said
+    """With --usual where no model, data or source is named. Raises ConfigError where it makes no sense."""
+    said, pairs = _said(arguments), RECIPES[name].config.usual
     one = [option for option in ("model", "data") if option in said]
-    if one and "usual" in said:
-        must = "--usual says which model and which data: all pairs of the paper's"
+    if "usual" in said and not pairs:
+        raise wrong("--usual is for recipes that are usually run on several models or data sets", f"--usual of {name}")
+    if "usual" in said and one:
+        must = "--usual says which model and which data"
         raise wrong(must, f"--usual beside {' and '.join(f'--{option}' for option in one)}")
-    return arguments if one or decided or not RECIPES[name].config.usual else [*arguments, "--usual"]
+    decided = {"usual", "no_usual", "source", *one} & {*said}
+    return arguments if decided or not pairs else [*arguments, "--usual"]
 
 
 def _options(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -104,19 +108,20 @@ def run(arguments: Arguments) -> int:
     settings = arguments.recipe
     if len(settings.seeds) == 1:
         settings = replace(settings, seeds=seeds(settings.seeds[0]))
-    several = settings.each_usual() if arguments.usual else [settings]
-    for one in several if len(several) > 1 else ():
-        _recipe(one).look(one)
     console = Console(stderr=True, highlight=False, markup=False)
+    if not arguments.usual:
+        tell(followed(settings, console), as_data=arguments.json)
+        return 0
+    for one in settings.each_usual():
+        console.print(f"{one.model} on {one.data}, in {one.out}", soft_wrap=True)
+        _recipe(one).look(one)
     studies = []
-    for one in several:
-        if len(several) > 1:
-            console.print(f"{one.model} on {one.data}, in {one.out}", soft_wrap=True)
+    for one in settings.each_usual():
         studies.append(followed(one, console))
         if not arguments.json:
-            tell(studies[-1], as_data=False)
+            show(studies[-1])
     if arguments.json:
-        tell(*studies, as_data=True)
+        dump([as_json(study) for study in studies])
     return 0
 
 

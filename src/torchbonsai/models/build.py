@@ -6,14 +6,14 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
-from torchbonsai.models.sources import find_builder, parameters_of
+from torchbonsai.models.sources import find_builder, library_of, parameters_of
 from torchbonsai.models.zoo import ZOO
 
 
@@ -46,6 +46,14 @@ class ModelConfig:
                     "leave the batch axis out",
                 )
             )
+
+
+def of_classes(config: ModelConfig, classes: int) -> ModelConfig:
+    """The same model with another number of classes, which libraries take as an option of their own."""
+    found = library_of(config.name)
+    option = None if found is None else found[0].classes_option
+    options = tuple((name, classes if name == option else value) for name, value in config.options)
+    return replace(config, classes=classes, options=options)
 
 
 def names() -> tuple[str, ...]:

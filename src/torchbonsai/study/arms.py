@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torchbonsai.data.splits import Splits
-from torchbonsai.models.build import ModelConfig
+from torchbonsai.models.build import ModelConfig, of_classes
 from torchbonsai.study.config import CompareConfig, share_of
 from torchbonsai.study.fairness import Epoch
 from torchbonsai.study.methods import Method, method
@@ -90,7 +90,7 @@ class Arms:
         if source.data is None:
             config = Checkpoint(m.model, m.target, seed, source.checkpoint, m.code)
             return Stage(config, label=f"checkpoint, seed {seed}")
-        new = NewWeights(replace(m.model, classes=source.classes), source.data, seed, m.code)
+        new = NewWeights(of_classes(m.model, source.classes), source.data, seed, m.code)
         epochs = self.config.epochs if self.config.source_epochs is None else self.config.source_epochs
         begun = Stage(new, label=f"new weights for the source, seed {seed}")
         trained = self.training(begun, source.data, epochs, seed, "source training")

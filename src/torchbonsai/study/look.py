@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.load import DataConfig
 from torchbonsai.data.load import names as data_names
@@ -15,6 +17,7 @@ from torchbonsai.study.methods import code_digest
 from torchbonsai.study.numerics import check_device
 from torchbonsai.study.stages.images import epoch_of, found
 from torchbonsai.study.stages.start import file_digest
+from torchbonsai.training.head import find_head
 from torchbonsai.training.start import checkpointed
 
 
@@ -133,4 +136,5 @@ def _data_source(config: Sourced, model: ModelConfig, name: str) -> tuple[Source
                 "choose another source",
             )
         )
+    find_head(build(model, seed=0), torch.zeros(1, *model.in_shape))  # it gets a fresh one
     return Source(images, splits.classes), places

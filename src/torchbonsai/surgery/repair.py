@@ -24,6 +24,7 @@ from torchbonsai.surgery.plan import AttributeEdit
 Edits = tuple[AttributeEdit, ...]
 _MOST_DOUBTS = 2
 _MOST_ALIKE = 4
+"""Attributes of one value that are rewritten together, and the new sizes that are shared out among them."""
 _MOST_SIZES = 3
 """A size that becomes more sizes than that at one op is not one number of the code."""
 
@@ -206,7 +207,7 @@ def _assignments(path: str, ints: dict[str, int], changes: dict[int, list[int]])
         for some in (some for count in counts for some in combinations(names, count)):
             if len(some) < len(ints):
                 yield tuple(AttributeEdit(path, k, old, new[0]) for k in some)
-            for order in permutations(new, len(some)) if len(new) > 1 else ():
+            for order in permutations(new[:_MOST_ALIKE], len(some)) if len(new) > 1 else ():
                 yield tuple(AttributeEdit(path, k, old, n) for k, n in zip(some, order, strict=True))
 
 

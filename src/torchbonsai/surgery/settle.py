@@ -27,13 +27,15 @@ from torchbonsai.graph.record import Log, OpRecord
 from torchbonsai.surgery.apply import apply, set_attribute
 from torchbonsai.surgery.attributes import user_edits
 from torchbonsai.surgery.plan import AttributeEdit, PruningPlan, Rescale, make_plan
-from torchbonsai.surgery.repair import Repairs
+from torchbonsai.surgery.repair import Repair, Repairs
 
 Equal = tuple[Ints, Ints]
 Place = tuple[bool, int]
 """(training, op number) of an op that failed."""
 Assumed = dict[Place, list[Equal]]
 _MOST_REPAIRS = 64
+_MOST_GUESSES = 64
+"""At one op; the likely ones come first."""
 _WINDOWS = (0, 8, 32, 128, None)
 """How many ops before a failing one are looked at for the groups to freeze, step by step."""
 _NEAR = 24
@@ -127,20 +129,31 @@ class Settler:
     def _repair(
         self, graph: ChannelGraph, kept: Bools, plan: PruningPlan, small: nn.Module, failure: Failure, cut: Cut
     ) -> tuple[PruningPlan, nn.Module, Proof] | None:
-        """The first edit of ints on a running module that carries the proof further, there and at its siblings."""
-        for repair, edits in self.repairs.guesses(small, failure, cut.keep):
+        """An edit of ints on a running module that carries the proof on, there and at its siblings.
+
+        The first that leads out of the module, for a wrong one passes the failing op and fails soon after; else the
+        one that leads furthest.
+        """
+        best: tuple[Repair, tuple[AttributeEdit, ...], nn.Module, Proof] | None = None
+        for repair, edits in islice(self.repairs.guesses(small, failure, cut.keep), _MOST_GUESSES):
             candidate, proof = self._edited(graph, kept, small, edits, cut)
-            if proof.failure is not None and not _further(proof.failure, failure, graph.evidence):
-                continue
-            self.repairs.known.append(repair)
-            if proof.failure is not None:
-                others, more = self.repairs.siblings(repair, candidate, cut.keep)
-                wider, second = self._edited(graph, kept, candidate, more, cut) if more else (candidate, proof)
-                if more and (second.failure is None or _further(second.failure, proof.failure, graph.evidence)):
-                    self.repairs.known += others
-                    candidate, proof, edits = wider, second, (*edits, *more)
-            return replace(plan, edits=_merge(plan.edits, edits)), candidate, proof
-        return None
+            reached = failure if best is None else best[3].failure
+            assert reached is not None, "the search ends where nothing fails"
+            if proof.failure is None or _further(proof.failure, reached, graph.evidence):
+                best = repair, edits, candidate, proof
+                if proof.failure is None or repair.path not in proof.failure.modules:
+                    break
+        if best is None:
+            return None
+        repair, edits, candidate, proof = best
+        self.repairs.known.append(repair)
+        if proof.failure is not None:
+            others, more = self.repairs.siblings(repair, candidate, cut.keep)
+            wider, second = self._edited(graph, kept, candidate, more, cut) if more else (candidate, proof)
+            if more and (second.failure is None or _further(second.failure, proof.failure, graph.evidence)):
+                self.repairs.known += others
+                candidate, proof, edits = wider, second, (*edits, *more)
+        return replace(plan, edits=_merge(plan.edits, edits)), candidate, proof
 
     def _edited(
         self, graph: ChannelGraph, kept: Bools, small: nn.Module, edits: tuple[AttributeEdit, ...], cut: Cut

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.data.splits import Splits
-from torchbonsai.models.build import ModelConfig, build
+from torchbonsai.models.build import ModelConfig, build, of_classes
 from torchbonsai.training.checkpoint import load_state, load_weights, read_weights
 from torchbonsai.training.config import TrainConfig
 from torchbonsai.training.head import find_head, fresh_head
@@ -51,7 +50,7 @@ def pretrained(
                 "choose another source data set",
             )
         )
-    model, history = trained(replace(config, classes=source.classes), source, training, seed=seed, **hooks)
+    model, history = trained(of_classes(config, source.classes), source, training, seed=seed, **hooks)
     fresh_head(model, config.classes, seed, torch.zeros(1, *config.in_shape))
     return model, history
 
@@ -64,11 +63,12 @@ def checkpointed(config: ModelConfig, path: str | Path, *, seed: int) -> nn.Modu
     tensors = read_weights(path)
     model = build(config, seed=seed)
     example = torch.zeros(1, *config.in_shape)
-    weight = tensors.get(f"{find_head(model, example)[0]}.weight")
+    fits = all(name in tensors and tensors[name].shape == t.shape for name, t in model.state_dict().items())
+    weight = None if fits else tensors.get(f"{find_head(model, example)[0]}.weight")
     if weight is None or len(weight) == config.classes:
         load_state(model, tensors, Path(path).name)
         return model
-    model = build(replace(config, classes=len(weight)), seed=seed)
+    model = build(of_classes(config, len(weight)), seed=seed)
     load_state(model, tensors, Path(path).name)
     fresh_head(model, config.classes, seed, example)
     return model

@@ -20,6 +20,7 @@ from torchbonsai.study.about import read_study
 from torchbonsai.study.recipes import RECIPES
 from torchbonsai.study.recipes.pretraining_impact import PretrainingImpact
 from torchbonsai.study.record import RunRecord
+from torchbonsai.training.start import checkpointed
 
 SMALL = {
     "model": "bonsai_small",
@@ -134,6 +135,48 @@ def test_a_library_s_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     weights = load_file(folder / "tensors.safetensors")
     same = [name for name, w in weights.items() if w.is_floating_point() and bool((w == 0.01).all())]
     assert len(same) >= 4, "all but the fresh head and the statistics"
+
+
+def test_a_library_s_network_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classes are an option of the library's own, which follows where those of a file or a source are others."""
+    monkeypatch.setitem(LIBRARIES, "ours", Library())
+    torch.save(build(ModelConfig("bonsai_small", (1, 14, 14), 7), seed=9).state_dict(), tmp_path / "source.pt")
+    short = {"model": "ours:small", "seeds": (3,), "rounds": 1, "start_epochs": 1, "equal_compute": False}
+    for name, source in (("file", str(tmp_path / "source.pt")), ("data", "fashion-source")):
+        records = followed("pretraining-impact", tmp_path / name, **SMALL | short | {"source": source})
+        (pretrained,) = of(records, "", start="pretrained")
+        assert 0 <= pretrained.test_accuracy <= 1
+
+
+class OwnHead(nn.Module):
+    """Its output is of a weight of its own, which nothing can replace by another layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.weight = nn.Parameter(torch.randn(classes, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).relu().mean((2, 3)) @ self.weight.T
+
+
+def own_head(classes: int = 5) -> nn.Module:
+    return OwnHead(classes)
+
+
+def test_a_head_that_cannot_be_made_anew_is_told_before_the_source_training(tmp_path: Path) -> None:
+    name = f"{__name__}:own_head"
+    with pytest.raises(tb.ConfigError, match="a fresh head needs a model"):
+        followed("pretraining-impact", tmp_path / "out", **SMALL | {"model": name, "source": "fashion-source"})
+    assert not (tmp_path / "out" / "stages").exists()
+    torch.save(own_head().state_dict(), tmp_path / "same.pt")
+    known = checkpointed(ModelConfig(name, (1, 14, 14), 5), tmp_path / "same.pt", seed=1)
+    assert torch.equal(known.weight, load_weights_of(tmp_path / "same.pt")["weight"]), "none is needed"
+
+
+def load_weights_of(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
+    return found
 
 
 def test_a_budget_is_what_is_left_of_every_layer_after_the_last_round(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 
 from torchbonsai.core.config import added_later
 from torchbonsai.core.errors import ConfigError, message
-from torchbonsai.models.build import build
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.look import checkpoint_of
 from torchbonsai.study.recipes.iterative import Iterative
@@ -31,7 +30,7 @@ from torchbonsai.study.recipes.words import gap, smaller
 from torchbonsai.study.record import RunRecord
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
-from torchbonsai.training.start import load_weights
+from torchbonsai.training.start import checkpointed
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Recipe(Iterative):
         if settings.checkpoint is None:
             return material, places
         source, more = checkpoint_of(settings.checkpoint)
-        load_weights(build(material.model, seed=0), Path(settings.checkpoint).expanduser())
+        checkpointed(material.model, Path(settings.checkpoint).expanduser(), seed=0)
         return replace(material, source=source), {**places, **more}
 
     def more_data(self, kit: Kit) -> dict[str, str]:

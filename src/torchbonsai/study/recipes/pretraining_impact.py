@@ -19,7 +19,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
+
 from torchbonsai.core.config import added_later
+from torchbonsai.models.build import build, of_classes
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
 from torchbonsai.study.look import doubt, source_of
@@ -33,6 +36,7 @@ from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights, library_with
+from torchbonsai.training.head import find_head
 
 WEIGHTS = "weights"
 
@@ -45,7 +49,7 @@ class PretrainingImpact(RoundSettings):
     ImageNet as the source. Ours: everything else, for only the abstract could be read: filters by their L1 norm, a
     tenth of every layer a round, the rounds, the tolerance, all training settings, controls and fairness; and a
     smaller source, where no ImageNet weights are given. The command runs VGG16 and MobileNet v2, one study each on
-    CIFAR-10, where neither --model nor --data is given.
+    CIFAR-10, where none of --model, --data and --source is given.
 
     Attributes:
         source: Of the pretrained network: a data set, a checkpoint file, or `weights`: what the authors of the
@@ -123,6 +127,7 @@ class Recipe(Iterative):
         material, places = look_at(settings)
         if settings.source == WEIGHTS:
             library_with(settings.model)
+            find_head(build(material.model, seed=0), torch.zeros(1, *material.model.in_shape))
             return replace(material, source=Source()), places
         source, more = source_of(settings, material.model)
         return replace(material, source=source), {**places, **more}
@@ -153,7 +158,7 @@ class Recipe(Iterative):
             return kit.checkpoint(seed)
         if source.data is None:
             return Stage(LibraryWeights(m.model, m.target, seed), label=f"the library's weights, seed {seed}")
-        new = NewWeights(replace(m.model, classes=source.classes), source.data, seed, m.code)
+        new = NewWeights(of_classes(m.model, source.classes), source.data, seed, m.code)
         epochs = self.settings.source_epochs or self.settings.start_epochs
         begun = Stage(new, label=f"new weights for the source, seed {seed}")
         trained = kit.train(begun, epochs, seed, f"source training, seed {seed}", source.data)

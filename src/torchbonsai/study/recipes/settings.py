@@ -34,7 +34,7 @@ class RecipeSettings(Settings):
     either: ClassVar[tuple[str, ...]] = ()
     """Settings that say one thing in several ways: one of them may be given."""
     usual: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """(model, data) of all studies that the paper's own experiments ask for, where that is more than one."""
+    """(model, data) of the studies that the command runs where it is given none, where that is more than one."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one."""

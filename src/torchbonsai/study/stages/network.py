@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.macs import CostModel
-from torchbonsai.models.build import ModelConfig, build
+from torchbonsai.models.build import ModelConfig, build, of_classes
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.study.stage import Output
 from torchbonsai.study.stages.widths import Places, places_of, widths_of
@@ -123,7 +123,7 @@ def taken(done: Done) -> tuple[Network, nn.Module]:
 
 def with_classes(network: Network, module: nn.Module, classes: int) -> Network:
     """`network` after `module` got a fresh head: as a model of so many classes where the factory can build that."""
-    plain = replace(network.model, classes=classes)
+    plain = of_classes(network.model, classes)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if {name: tensor.shape for name, tensor in build(plain, seed=0).state_dict().items()} == shapes:
         return replace(network, model=plain, head=None)

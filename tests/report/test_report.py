@@ -20,8 +20,9 @@ from torchbonsai.core.errors import ArtifactError
 from torchbonsai.report import figures, words
 from torchbonsai.report.console import show, tables
 from torchbonsai.report.page import page, write_page
+from torchbonsai.report.rounds import rounds
 from torchbonsai.study.about import About, Choice, Study, read_study, write_about
-from torchbonsai.study.record import Arm, RunRecord, write
+from torchbonsai.study.record import Arm, Round, RunRecord, write
 from torchbonsai.study.table import rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -119,6 +120,18 @@ def test_figures_are_valid_and_hold_the_records(figure: Any) -> None:
     svg = vl_convert.vegalite_to_svg(json.dumps(spec))
     assert svg.startswith("<svg")
     assert len(svg) > 5000
+
+
+def test_figures_of_more_arms_than_there_are_colours() -> None:
+    """Six methods from two starts with two controls each have more greys than any palette."""
+    point = Round(1.0, 100, 10, 5, {"a": 5}, 0.4, 0.5)
+    names = [f"m{n}" for n in range(40)]
+    arms = [
+        Arm("untrained", name, control, "4x", "equal-epochs") for name in names for control in ("", "reinitialised")
+    ]
+    many = [replace(record(arm, 0, 0.5), rounds=(point, point)) for arm in arms]
+    for figure in (figures.accuracy_against_macs, rounds):
+        assert vl_convert.vegalite_to_svg(json.dumps(figure(many))).startswith("<svg")
 
 
 def test_a_dense_network_stands_in_the_column_of_its_start_or_in_all_if_it_is_the_only_one() -> None:

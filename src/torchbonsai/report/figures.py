@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import altair as alt
@@ -176,7 +177,7 @@ def _accuracy(name: str) -> alt.Y:
 
 def _color(domain: list[str]) -> alt.Color:
     """Methods in colours, in order; controls in greys."""
-    colours, greys = iter(PALETTE * 4), iter(GREYS * 8)
+    colours, greys = cycle(PALETTE), cycle(GREYS)
     chosen = [next(greys) if " " in name else next(colours) for name in domain]
     return alt.Color("network:N", title=None).scale(domain=domain, range=chosen).legend(labelLimit=LABEL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import Any
 
 import altair as alt
@@ -49,7 +50,7 @@ def _cells(record: RunRecord) -> Iterable[dict[str, Any]]:
 
 def _curve(frame: pd.DataFrame, measure: str, fairness: str, order: list[str]) -> alt.LayerChart | alt.FacetChart:
     domain = [a for a in order if a in set(frame["arm"])]
-    colours, greys = iter(PALETTE * 4), iter(GREYS * 4)
+    colours, greys = cycle(PALETTE), cycle(GREYS)
     control = dict(zip(frame["arm"], frame["control"], strict=True))
     chosen = [next(greys) if control[a] else next(colours) for a in domain]
     colour = alt.Color("arm:N", title=None, sort=domain).scale(domain=domain, range=chosen).legend(labelLimit=LABEL)

@@ -112,11 +112,11 @@ def run(arguments: Arguments) -> int:
     if not arguments.usual:
         tell(followed(settings, console), as_data=arguments.json)
         return 0
-    for one in settings.each_usual():
+    several, studies = settings.each_usual(), []
+    for one in several:
         console.print(f"{one.model} on {one.data}, in {one.out}", soft_wrap=True)
         _recipe(one).look(one)
-    studies = []
-    for one in settings.each_usual():
+    for one in several:
         studies.append(followed(one, console))
         if not arguments.json:
             show(studies[-1])

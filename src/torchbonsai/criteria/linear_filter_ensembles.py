@@ -51,10 +51,9 @@ class LinearFilterEnsembles:
     `model(inputs).argmax(1)` against batch[1]); or "agreement" (−KL from the classes, softmax(output, 1), that the
     network gives whole), which needs no labels and cannot score a channel low because without it errors are mended.
     ridge: 0 is least squares; more makes do with fewer masks than channels, and draws effects towards zero, which the
-    standard errors do not include. cut: sampling of a group ends
-    once the expected share of channels on the wrong side of the cut that keeps `cut` of them is at most `doubt` (below
-    1/2, which a coin reaches), and with ridge, too, not before least squares could tell them apart; `masks_per_channel`
-    is then the most. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False runs one full
+    standard errors do not include. cut: sampling of a group ends once the expected share of channels on the wrong side
+    of the cut that keeps `cut` of them is at most `doubt` (below 1/2, which a coin reaches), and with ridge, too, not
+    before least squares could tell them apart; `masks_per_channel` is then the most. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False runs one full
     forward a mask.
 
     After scoring, `details["linear_fits"]` of the context (and of `tb.prune`'s result) is {group: LinearFit}:

@@ -136,5 +136,10 @@ def _data_source(config: Sourced, model: ModelConfig, name: str) -> tuple[Source
                 "choose another source",
             )
         )
-    find_head(build(model, seed=0), torch.zeros(1, *model.in_shape))  # it gets a fresh one
+    check_head(model)
     return Source(images, splits.classes), places
+
+
+def check_head(model: ModelConfig) -> None:
+    """Raises ConfigError where the last layer cannot be made anew for the target's classes."""
+    find_head(build(model, seed=0), torch.zeros(1, *model.in_shape))

@@ -19,13 +19,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
-
 from torchbonsai.core.config import added_later
-from torchbonsai.models.build import build, of_classes
+from torchbonsai.models.build import of_classes
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material, Source
 from torchbonsai.study.config import SOURCES
-from torchbonsai.study.look import doubt, source_of
+from torchbonsai.study.look import check_head, doubt, source_of
 from torchbonsai.study.recipes.equal import Removed, at_own_drop, difference
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit, look_at
@@ -36,7 +34,6 @@ from torchbonsai.study.record import RunRecord, Unit
 from torchbonsai.study.settings import Settings, share_of, wrong
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.start import FreshHead, LibraryWeights, NewWeights, library_with
-from torchbonsai.training.head import find_head
 
 WEIGHTS = "weights"
 
@@ -127,7 +124,7 @@ class Recipe(Iterative):
         material, places = look_at(settings)
         if settings.source == WEIGHTS:
             library_with(settings.model)
-            find_head(build(material.model, seed=0), torch.zeros(1, *material.model.in_shape))
+            check_head(material.model)
             return replace(material, source=Source()), places
         source, more = source_of(settings, material.model)
         return replace(material, source=source), {**places, **more}

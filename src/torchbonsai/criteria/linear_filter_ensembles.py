@@ -53,8 +53,8 @@ class LinearFilterEnsembles:
     ridge: 0 is least squares; more makes do with fewer masks than channels, and draws effects towards zero, which the
     standard errors do not include. cut: sampling of a group ends once the expected share of channels on the wrong side
     of the cut that keeps `cut` of them is at most `doubt` (below 1/2, which a coin reaches), and with ridge, too, not
-    before least squares could tell them apart; `masks_per_channel` is then the most. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False runs one full
-    forward a mask.
+    before least squares could tell them apart; `masks_per_channel` is then the most. precision: "bf16" runs
+    contractions in bfloat16, as under autocast. replay=False runs one full forward a mask.
 
     After scoring, `details["linear_fits"]` of the context (and of `tb.prune`'s result) is {group: LinearFit}:
     standard errors, R², how many masks; `details["forward_passes"]` the masks in all, each worth one full forward.

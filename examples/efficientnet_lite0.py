@@ -21,6 +21,8 @@ def build(in_shape: tuple[int, int, int] = (3, 224, 224), classes: int = 1000) -
     set's mean and divides by its deviation instead, about twice the contrast on photographs. The norm after the first
     convolution takes that out in training, as it takes its statistics from the batch; its running statistics follow
     at PyTorch's own pace (a tenth a step), not at the package's (a hundredth), which outlasts a short fine-tuning.
+    Dropout and the random leaving-out of whole blocks, which the package has for hundreds of epochs, are off: in a few
+    epochs from random weights they only slow the training.
     """
     channels, *size = in_shape
     return EfficientNet.from_name(
@@ -29,6 +31,8 @@ def build(in_shape: tuple[int, int, int] = (3, 224, 224), classes: int = 1000) -
         num_classes=classes,
         image_size=size,
         batch_norm_momentum=0.9,  # TensorFlow's way of saying it: the share of the old statistics that stays
+        dropout_rate=0.0,
+        drop_connect_rate=0.0,
     )
 
 

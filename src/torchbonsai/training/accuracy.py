@@ -18,19 +18,21 @@ def accuracy(
     split: Split,
     splits: Splits,
     *,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     precision: Precision = "float32",
     channels_last: bool = False,
     team: Team = ALONE,
 ) -> float:
     """The share of `split` classified right, in [0, 1]: every image counts once, whatever the batches.
 
-    team: other processes that take their shares of the images, ragged or not; all get the same figure.
+    batch_size: images a pass; by default 64 on a CPU, where larger batches leave its caches (MobileNet v2 and
+    EfficientNet-Lite0 were twice as slow at 500), and 500 elsewhere. team: other processes that take their shares of the images, ragged or not; all get the same figure.
 
     Eval mode; training flags are restored. Raises DataError where an output is not finite, ConfigError where the
     model has another number of outputs than there are classes.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    batch_size = batch_size or (64 if device.type == "cpu" else 500)
     with flags_kept(model), torch.inference_mode(), autocast(device, precision):
         model.eval()
         right = torch.zeros((), dtype=torch.int64, device=device)  # both are read once, at the end

@@ -121,6 +121,19 @@ def test_two_levels_of_accuracy_may_differ_in_sign_and_both_are_told() -> None:
     assert agreement.endswith("the two measures have opposite signs at 1, 2, 3, 5, 10, 15 points.")
 
 
+def test_layers_are_told_where_both_starts_lost_something() -> None:
+    dense = [made_up(start, 0, [(10, 0.70), (10, 0.80)], "dense") for start in ("untrained", "trained")]
+    cut = [made_up("untrained", 0, [(10, 0.70), (6, 0.76)]), made_up("trained", 0, [(10, 0.70), (4, 0.79)])]
+
+    def layers(records: list[RunRecord]) -> str:
+        (told,) = (s for s in Recipe(BonsaiHypothesis(methods=("l2",))).sentences(records) if "left by layer" in s)
+        return told
+
+    assert "(5 points), untrained / trained: conv 6 / 4 of 10." in layers([*dense, *cut])
+    never = made_up("untrained", 0, [(10, 0.70), (6, 0.10)])
+    assert "(1 points), untrained / trained: conv 10 / 4 of 10." in layers([*dense, never, cut[1]]), "as was asked"
+
+
 def test_agreement_is_told_only_where_both_intervals_exclude_zero() -> None:
     """{tolerance: difference of every seed}; the arm on the right loses nothing."""
 

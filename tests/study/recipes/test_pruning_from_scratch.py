@@ -10,13 +10,13 @@ import pytest
 import torch
 from made_up import record
 from safetensors.torch import load_file
-from tiny_recipes import TINY, arms, followed, of
+from tiny_recipes import TINY, arms, followed, made_up, of
 
 import torchbonsai as tb
 from torchbonsai.study.about import read_study
 from torchbonsai.study.recipes import RECIPES
 from torchbonsai.study.recipes.chain import Chain
-from torchbonsai.study.recipes.diversity import correlation, diversity
+from torchbonsai.study.recipes.diversity import correlations, diversity
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.pruning_from_scratch import PruningFromScratch
 from torchbonsai.study.record import Arm, RunRecord
@@ -139,7 +139,7 @@ def test_the_beginning_of_a_run_is_not_among_its_trained_checkpoints() -> None:
         }.items()
     ]
     (sentence,) = diversity(records)
-    assert "2 trained checkpoints of one run: correlation 1.00, spread 0.000 of a layer" in sentence
+    assert "2 trained checkpoints of one run: correlation 1.00 (1.00 to 1.00), spread 0.000 of a layer" in sentence
     assert "Random minus trained: accuracy" in sentence
     assert "spread +0.110 [+0.056, +0.165]" in sentence
 
@@ -197,10 +197,35 @@ def test_two_checkpoints_are_never_the_same_weights() -> None:
     PruningFromScratch(searches=2, checkpoints=3, start_epochs=3)
 
 
+def test_layers_at_the_floor_are_told_once_whatever_the_training() -> None:
+    controls = (("trained", ""), ("untrained", "shuffled"), ("untrained", "drawn-widths"), ("untrained", "uniform-new"))
+
+    def block(budget: str, fairness: str, at_floor: int) -> list[RunRecord]:
+        """The trained start's layer is at the floor in so many seeds of three."""
+        return [
+            replace(made, arm=Arm(start, "gates", control, budget, fairness))
+            for seed in range(3)
+            for start, control in (("untrained", ""), *controls)
+            for made in [made_up(start, seed, [(2 if start == "trained" and seed < at_floor else 5, 0.5)])]
+        ]
+
+    recipe = RECIPES["pruning-from-scratch"](PruningFromScratch())
+
+    def told(records: list[RunRecord]) -> list[str]:
+        return [s for s in recipe.sentences(records) if "floor" in s]
+
+    one = "under equal-epochs, trained start, at the floor after the first cut: conv has 2 of 10 channels in"
+    records = [*block("50%", "equal-epochs", 2), *block("50%", "scratch-b", 2)]
+    assert told(records) == [f"gates {one} 2 of 3 seeds."]
+    more = [*records, *block("25%", "equal-epochs", 3)]
+    assert told(more) == [f"gates at 50% {one} 2 of 3 seeds.", f"gates at 25% {one} 3 of 3 seeds."]
+
+
 def test_a_search_without_variation_is_in_no_correlation() -> None:
     kept = np.array([[0.1, 0.2], [0.2, 0.4], [0.3, 0.3]])
-    assert correlation(kept) == pytest.approx(1.0), "the third has none"
-    assert np.isnan(correlation(kept[1:]))
+    assert correlations(kept) == pytest.approx([1.0]), "the third has none"
+    assert correlations(kept[:1], kept[1:]) == pytest.approx([1.0])
+    assert correlations(kept[1:]) == correlations(kept, kept[2:]) == []
 
 
 def test_only_what_is_named_has_gates_and_is_cut(tmp_path: Path) -> None:

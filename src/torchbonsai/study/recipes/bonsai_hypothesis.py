@@ -20,7 +20,14 @@ from functools import partial
 from typing import ClassVar
 
 from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
-from torchbonsai.study.recipes.equal import TOLERANCES, at_equal_accuracy, at_own_drop, difference, kept_by_layer
+from torchbonsai.study.recipes.equal import (
+    TOLERANCES,
+    at_equal_accuracy,
+    at_own_drop,
+    difference,
+    kept_by_layer,
+    mean,
+)
 from torchbonsai.study.recipes.iterative import Iterative
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.narrow import narrowest
@@ -127,13 +134,21 @@ class Recipe(Iterative):
         yield from self._lost(f"{where}, {EQUAL}", "the worse of the seed's dense networks", equal)
         yield from self._lost(f"{where}, {DROP}", "that network", drop)
         dense = own[0].dense_widths
-        left, right = (kept_by_layer(found, dense) for found in equal(self.settings.tolerance))
+        at = self._telling(equal)
+        left, right = (kept_by_layer(found, dense) for found in equal(at))
         layers = ", ".join(f"{layer} {left[layer]:.0f} / {right[layer]:.0f} of {dense[layer]}" for layer in dense)
-        yield f"{where}, channels left by layer {EQUAL}, untrained / trained: {layers}."
+        yield f"{where}, channels left by layer {EQUAL} ({at * 100:g} points), untrained / trained: {layers}."
         yield (
             f"{where}, the sign of untrained minus trained (channels) where the 95% interval excludes zero: "
             f"{signs({EQUAL: equal, DROP: drop}, 'channels', {self.settings.tolerance, *TOLERANCES})}"
         )
+
+    def _telling(self, lost: Lost) -> float:
+        """The tolerance of the settings; where a start lost nothing within it, the next at which both lost channels,
+        if there is one: whole layers beside whole layers say nothing."""
+        own = self.settings.tolerance
+        wider = [own, *(t for t in TOLERANCES if t > own)]
+        return next((t for t in wider if all(mean(found, "channels") > 0 for found in lost(t))), own)
 
     def _lost(self, where: str, level: str, lost: Lost) -> Iterator[str]:
         """What both starts lost by one level, with the tolerance of the settings and with others."""

@@ -6,9 +6,8 @@ that of both kinds mixed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +27,19 @@ def shares(records: Sequence[RunRecord]) -> Floats:
     return np.array([[r.widths[n] / r.dense_widths[n] for n in layers] for r in records])
 
 
-def correlation(kept: Floats) -> float:
-    """The mean Pearson correlation, over layers, of all pairs of searches; NaN where there is no pair with one.
+def correlations(kept: Floats, others: Floats | None = None) -> list[float]:
+    """Pearson's correlation, over layers, of every pair of searches; or of every one of `kept` with each of `others`.
 
     A search that kept the same share of every layer has a correlation with none.
 
     >>> import numpy as np
-    >>> round(correlation(np.array([[0.1, 0.2], [0.2, 0.4], [0.4, 0.2]])), 3)
-    -0.333
+    >>> kept = np.array([[0.1, 0.2], [0.2, 0.4], [0.4, 0.2]])
+    >>> [round(c) for c in correlations(kept)], [round(c) for c in correlations(kept[:1], kept[1:])]
+    ([1, -1, -1], [1, -1])
     """
     varied = [k for k in kept if k.std() > 0]
-    found = [float(np.corrcoef(a, b)[0, 1]) for a, b in combinations(varied, 2)]
-    return float(np.mean(found)) if found else float("nan")
+    pairs = combinations(varied, 2) if others is None else product(varied, [k for k in others if k.std() > 0])
+    return [float(np.corrcoef(a, b)[0, 1]) for a, b in pairs]
 
 
 def spread(kept: Floats) -> float:
@@ -55,23 +55,31 @@ def diversity(records: Sequence[RunRecord]) -> list[str]:
     told = []
     for kind, name in KINDS.items():
         kept = [shares(found) for found in by_kind[kind].values()]
-        alike = [c for c in map(correlation, kept) if not math.isnan(c)]
         tests = [r.test_accuracy for found in by_kind[kind].values() for r in found]
         told.append(
-            f"{len(kept[0])} {name}: correlation {f'{np.mean(alike):.2f}' if alike else 'none'}, spread "
+            f"{len(kept[0])} {name}: correlation {_alike(map(correlations, kept))}, spread "
             f"{np.mean([spread(k) for k in kept]):.3f} of a layer, test accuracy {np.mean(tests):.1%} "
             f"({min(tests):.1%} to {max(tests):.1%})"
         )
+    between = _alike(correlations(*(shares(found[s]) for found in by_kind.values())) for s in seeds)
     begun = [r.test_accuracy for r in records if r.arm.start == BEGINNING]
     gap = paired(*({s: float(np.mean([r.test_accuracy for r in f])) for s, f in by_kind[k].items()} for k in KINDS))
     wider = paired(*({s: spread(shares(f)) for s, f in by_kind[k].items()} for k in KINDS))
     budget = records[0].arm.budget
     return [
         f"Widths at {budget} from gates on {'; on '.join(told)}. Random minus trained: accuracy {points(gap)}; "
-        f"spread {_plain(wider)}. Correlation is between the layers' shares of two searches, mean over all pairs; both "
-        "kinds were trained from new weights. The run's checkpoint at 0 %, untrained and not among the "
-        f"initialisations, is left out of both (test accuracy {np.mean(begun):.1%})."
+        f"spread {_plain(wider)}. A correlation is between the layers' shares of two searches of a seed, mean over all "
+        f"pairs (the lowest to the highest); of one of either kind it is {between}. Both kinds were trained from new "
+        "weights. The run's checkpoint at 0 %, untrained and not among the initialisations, is left out of both "
+        f"(test accuracy {np.mean(begun):.1%})."
     ]
+
+
+def _alike(found: Iterable[Sequence[float]]) -> str:
+    """The mean over seeds of the mean correlation, and the range of all."""
+    known = [of_seed for of_seed in found if of_seed]
+    every = [c for of_seed in known for c in of_seed]
+    return f"{np.mean([np.mean(c) for c in known]):.2f} ({min(every):.2f} to {max(every):.2f})" if every else "none"
 
 
 def _plain(interval: Interval) -> str:

@@ -1,4 +1,4 @@
-"""Layers that the first cut of a recipe in rounds left at their floor, or with one channel: a network collapsed."""
+"""Layers that the first cut of a recipe left at their floor, or with one channel: a network collapsed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ def narrowest(records: Sequence[RunRecord], settings: RecipeSettings) -> list[st
     for record in records:
         if record.arm.control == "":
             by_arm.setdefault(record.arm, []).append(record)
-    return [s for arm, found in by_arm.items() for s in _told(arm, found, settings)]
+    several = len({arm.budget for arm in by_arm}) > 1
+    return [s for arm, found in by_arm.items() for s in _told(arm, found, settings, several)]
 
 
-def _told(arm: Arm, records: Sequence[RunRecord], settings: RecipeSettings) -> Iterator[str]:
+def _told(arm: Arm, records: Sequence[RunRecord], settings: RecipeSettings, several: bool) -> Iterator[str]:
+    """several: are there arms of other budgets."""
     seeds = Counter(layer for record in records for layer in _at_floor(record, settings))
     for what, mine in (
         ("collapsed", [(n, w) for n, w in seeds if w == 1]),
@@ -28,7 +30,8 @@ def _told(arm: Arm, records: Sequence[RunRecord], settings: RecipeSettings) -> I
         if mine:
             dense = records[0].dense_widths
             layers = [f"{n} has {w} of {dense[n]} channels in {seeds[n, w]} of {len(records)} seeds" for n, w in mine]
-            where = f"{arm.method} under {arm.fairness}, {arm.start_name} start"
+            at = f" at {arm.budget}" if several else ""
+            where = f"{arm.method}{at} under {arm.fairness}, {arm.start_name} start"
             yield f"{where}, {what} after the first cut: {', '.join(layers)}."
 
 

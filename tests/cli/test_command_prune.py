@@ -101,6 +101,14 @@ def test_a_module_with_hard_coded_widths(bonsai) -> None:
         ("prune command_nets:raises --keep-macs 0.5 --out small", "no such layer"),
         ("prune nothing_like_it --keep-macs 0.5 --out small", "timm:NAME"),
         ("prune lenet --keep-macs 0.5 --out .", "something else"),
+        ("prune lenet --keep-macs 0.5 --fold mean --out small", "--data NAME"),
+        ("prune lenet --keep-macs 0.5 --data fashion-target --out small", "no --fold"),
+        ("prune lenet --keep-macs 0.5 --fold constant --data-dir . --out small", "--data-dir"),
+        ("prune lenet --keep-macs 0.5 --fold mean --data nothing_like_it --out small", "nothing_like_it"),
+        ("prune lenet --keep-macs 0.5 --fold mean --data mnist --data-dir . --out small", "train-images"),
+        ("prune lenet --keep-macs 0.5 --fold mean --data fashion10 --score-images 0 --out small", "at least 1"),
+        ("prune resnet20 --keep-macs 0.5 --fold mean --data fashion10 --out small", "(3, 32, 32)"),
+        ("prune command_nets:grouped --input 2,5 --keep-macs 0.5 --fold mean --data fashion10 --out small", "batches="),
         ("prune lenet --keep-macs 0.5 --out command_nets.py/small", "written to"),
     ],
 )
@@ -161,3 +169,29 @@ def test_constants_are_folded_where_asked(bonsai) -> None:
     small = tb.load("one")
     assert small.conv1.out_channels == 10
     assert torch.allclose(small(x), dense.eval()(x), atol=1e-5)
+
+
+def test_means_over_a_data_set_are_folded(bonsai) -> None:
+    """As `tb.prune` folds them over its training images, so that less of the outputs is lost."""
+    dense = build(ModelConfig("lenet", (1, 28, 28), 5), seed=0)
+    torch.save(dense.state_dict(), "dense.pt")
+    line = "prune lenet --classes 5 --weights dense.pt --keep-channels 0.7 --out"
+    assert bonsai(f"{line} masked").code == 0
+    said = bonsai(f"{line} folded --fold mean --data fashion-target-28 --score-images 200")
+    assert said.code == 0, said.err
+    assert 'fold="mean":' in said.out
+    splits = tb.data.load(tb.data.DataConfig("fashion-target-28"))
+    batches = tb.data.batches(splits.train, splits, limit=200)
+    masked, folded = tb.load("masked"), tb.load("folded")
+    same = tb.prune(dense.eval(), batches[0][0][:1], budget=tb.Budget(channels=0.7), fold="mean", batches=batches).model
+    unseen = tb.data.normalise(splits.val.x[:100], splits)
+    assert torch.allclose(folded(unseen), same(unseen), atol=1e-5)
+    lost = [(small(unseen) - dense(unseen)).square().mean().item() for small in (folded, masked)]
+    assert lost[0] < lost[1] / 2
+
+
+def test_images_are_scaled_to_the_model_and_say_what_never_changes(bonsai) -> None:
+    options = "--keep-channels 0.7 --fold constant --data fashion10 --score-images 50 --dry-run"
+    said = bonsai(f"prune lenet {options}")  # 28x28, where the images are 14x14
+    assert said.code == 0, said.err
+    assert "never changed over the batches" in said.out

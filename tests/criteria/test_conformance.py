@@ -49,6 +49,7 @@ CRITERIA = (
     LinearFilterEnsembles(),
     LinearFilterEnsembles(performance="accuracy"),
     LinearFilterEnsembles(performance="agreement"),
+    LinearFilterEnsembles(cut="budget", masks_per_channel=8),
 )
 
 

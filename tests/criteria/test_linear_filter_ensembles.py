@@ -12,6 +12,7 @@ import torchbonsai as tb
 from torchbonsai.core.errors import ConfigError, DataError, PruningError
 from torchbonsai.criteria import LinearFilterEnsembles, PruningWarning, ScoringContext
 from torchbonsai.criteria import masked_loss as masked_loss_file
+from torchbonsai.criteria.linear_fit import LinearFit
 from torchbonsai.models import ModelConfig, build
 
 DESIGNS = [("independent", 0.7), ("antithetic", 0.8), ("balanced", 0.75), ("hadamard", 0.5)]
@@ -307,6 +308,65 @@ def test_sampling_stops_when_the_ranking_at_the_cut_is_settled():
     assert all(fit.settled is None for fit in open_end.details["linear_fits"].values())
 
 
+def cuts_asked_for(monkeypatch):
+    """How many channels of how many are kept by the cut that each sampling asks about, in order."""
+    asked, doubt = [], LinearFit.doubt
+
+    def told(fit, share):
+        asked.append((round(share * len(fit.effects), 9), len(fit.effects)))
+        return doubt(fit, share)
+
+    monkeypatch.setattr(LinearFit, "doubt", told)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"budget": tb.Budget(macs=0.7)},
+        {"budget": tb.Budget(macs=0.3), "round_to": 2},
+        {"budget": tb.Budget(macs=0.3), "min_channels": {"body.2": 5}},
+        {"budget": tb.Budget(channels=0.7)},
+        {"budget": tb.Budget(widths={"body.2": 1})},
+    ],
+    ids=["macs", "multiples", "a floor", "channels", "widths"],
+)
+def test_the_cut_of_the_budget_is_the_one_that_one_share_of_all_groups_makes(given, monkeypatch):
+    model, batches = classifier()
+    asked = cuts_asked_for(monkeypatch)
+    criterion = LinearFilterEnsembles(cut="budget", masks_per_channel=1)
+    result = tb.prune(model, batches[0][0], criterion=criterion, batches=batches, scope="uniform", **given)
+    kept = {(float(mask.sum()), len(mask)) for mask in result.selection.values()}
+    assert set(asked) == kept
+    assert kept != {(5.0, 9), (3.0, 6)}, "not the better half, whatever the budget"
+
+
+def test_with_a_ranking_over_groups_the_cut_is_still_that_of_one_share(monkeypatch):
+    model, batches = classifier()
+    given = {"budget": tb.Budget(channels=0.5), "batches": batches}
+    uniform = tb.prune(model, batches[0][0], scope="uniform", criterion=tb.criteria.Random(), **given)
+    asked = cuts_asked_for(monkeypatch)
+    tb.prune(model, batches[0][0], criterion=LinearFilterEnsembles(cut="budget"), **given)
+    assert set(asked) == {(float(mask.sum()), len(mask)) for mask in uniform.selection.values()}
+
+
+def test_over_all_layers_at_once_the_cut_is_one_of_all_channels(monkeypatch):
+    model, batches = classifier()
+    asked = cuts_asked_for(monkeypatch)
+    criterion = LinearFilterEnsembles(cut="budget", drawn="global", masks_per_channel=1)
+    tb.prune(model, batches[0][0], budget=tb.Budget(widths={"body.0": 4}), criterion=criterion, batches=batches)
+    assert set(asked) == {(4.0 + 6, 9 + 6)}
+
+
+def test_without_a_budget_that_says_how_much_stays_there_is_no_cut():
+    (model, batches), criterion = classifier(), LinearFilterEnsembles(cut="budget")
+    with pytest.raises(ConfigError, match=r"budget that says how much stays[\s\S]*cut=0.5"):
+        scored(criterion, model, batches)
+    for budget in (tb.Budget(outliers=1.0), tb.Budget(outliers=1.0, macs=0.9)):
+        with pytest.raises(ConfigError, match="budget that says how much stays"):
+            tb.prune(model, batches[0][0], budget=budget, criterion=criterion, batches=batches)
+
+
 def test_the_ranking_comes_with_the_result_of_prune():
     model, batches = classifier()
     criterion = LinearFilterEnsembles()
@@ -347,6 +407,7 @@ def test_wrong_settings_and_losses():
         {"masks_per_channel": 0},
         {"ridge": -1},
         {"cut": 1.5},
+        {"cut": "half"},
         {"doubt": 0},
         {"doubt": 0.5},
         {"precision": "bf16", "replay": False},

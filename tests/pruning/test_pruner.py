@@ -264,8 +264,10 @@ def test_what_cannot_be_pruned_in_place_is_refused_at_once():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     budget = tb.Budget(macs=0.5)
     other = torch.optim.SGD([nn.Parameter(torch.zeros(3))], lr=0.1)
-    with pytest.raises(tb.ConfigError, match="zeros"):
-        tb.Pruner(model, X, optimizer, budget=tb.Budget(zeros=True))
+    no_way = [{"zeros": True}, {"shares": {"inner": 0.5}}, {"outliers": 1.0}, {"macs": 0.5, "outliers": 1.0}]
+    for asked in [*no_way, {"peak_bytes": 0.5}, {"macs": 0.5, "on": "cpu:eager"}]:
+        with pytest.raises(tb.ConfigError, match="a schedule can approach"):
+            tb.Pruner(model, X, optimizer, budget=tb.Budget(**asked))
     with pytest.raises(tb.ConfigError, match="another optimizer"):
         tb.Pruner(model, X, optimizer, budget=budget, follow=[torch.optim.lr_scheduler.StepLR(other, 1)])
     with pytest.raises(tb.PlanError, match="optimizer"):

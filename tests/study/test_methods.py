@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import torchbonsai as tb
-from torchbonsai.study.methods import METHODS, criterion_of, method, needs_images, passes_of
+from torchbonsai.study.methods import METHODS, Method, criterion_of, method, needs_images, passes_of
 from torchbonsai.testing.toys import toys
 
 PASSES = {"apoz": 1, "mean-activation": 1, "taylor": 3, "snip": 3, "hessian": 3 + 6 * 16, "lfe": None}
@@ -19,7 +19,7 @@ LFE = {
     "lfe-hadamard": {"design": "hadamard", "keep": 0.5},
     "lfe-independent": {"design": "independent"},
     "lfe-ridge": {"masks_per_channel": 1, "ridge": 1.0},
-    "lfe-settled": {"cut": 0.5},
+    "lfe-settled": {"cut": "budget"},
 }
 PASSES |= dict.fromkeys((*LFE, "leave-one-out", "leave-one-out-agreement"))
 
@@ -58,7 +58,7 @@ def test_kinds_of_lfe_are_what_their_names_say():
     for name, options in LFE.items():
         criterion = criterion_of(method(name), seed=1)
         assert criterion == tb.criteria.LinearFilterEnsembles(seed=1, **options)
-        context = tb.criteria.ScoringContext(graph, model, batches)
+        context = tb.criteria.ScoringContext(graph, model, batches, uniform=lambda: {"0": 20})
         scores[name], passes[name] = criterion.score(context)["0"], context.details["forward_passes"]
     for name in scores.keys() - {"lfe", "lfe-global"}:  # of one layer, both are the same
         assert not torch.equal(scores[name], scores["lfe"]), name
@@ -67,6 +67,12 @@ def test_kinds_of_lfe_are_what_their_names_say():
     assert passes["lfe-ridge"] == 40
     assert passes["lfe-settled"] < passes["lfe"]
     assert set(scores["lfe-settled"].topk(20).indices.tolist()) == set(range(20))
+
+
+def test_a_name_that_meant_another_criterion_has_another_identity():
+    """Of ours, the others' results are those that they always were."""
+    assert method("lfe-settled") != Method("lfe-settled")
+    assert {name for name in METHODS if method(name).code} == {"lfe-settled"}
 
 
 def test_every_criterion_has_a_name():

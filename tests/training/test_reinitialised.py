@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -90,3 +93,18 @@ def test_the_whole_has_the_last_word_about_its_parts_and_leaves_draw_in_their_or
     assert torch.equal(owned[0].weight, plain[0].weight)
     assert torch.equal(owned[1].layer.bias, plain[1].bias), "its own part was made anew first"
     assert bool((owned[1].layer.weight == 0.5).all())
+
+
+def test_a_seed_is_one_of_the_device_that_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights on a GPU are drawn by its own generator, which the CPU's seed neither sets nor restores."""
+    devices = []
+
+    @contextmanager
+    def recorded(seed: int, device: torch.device) -> Iterator[None]:
+        devices.append(device.type)
+        yield
+
+    monkeypatch.setattr("torchbonsai.training.policy.seeded", recorded)
+    for device in ("cpu", "meta"):
+        reset_parameters(nn.Linear(4, 3, device=device), 2)
+    assert devices == ["cpu", "meta"]

@@ -24,7 +24,7 @@ from torchbonsai.core.errors import PruningError, message
 COMMANDS = {
     "compare": "compare ways of pruning by real training, with controls and intervals",
     "explain": "which channels of a model can be removed, which go together, what is frozen and why",
-    "prune": "any model, no data: the plan shown, verified, applied, saved",
+    "prune": "any model, no data needed: the plan shown, verified, applied, saved",
     "export": "a saved network as ONNX or .pt2, which need no torchbonsai",
     "recipe": "a paper's procedure on your own model and data, with its control arms",
     "measure": "networks side by side: MACs, parameters, bytes, peak memory, latency on several runtimes",

@@ -1,4 +1,4 @@
-"""`bonsai prune`: any model, no data; the plan shown, verified, applied, saved."""
+"""`bonsai prune`: any model, no data needed; the plan shown, verified, applied, saved."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torchbonsai.artifacts.given import GivenModel
 from torchbonsai.artifacts.save import save
 from torchbonsai.cli.explain import heading
 from torchbonsai.cli.given import ModelArguments
+from torchbonsai.cli.images import ImageArguments
 from torchbonsai.cli.told import told
 from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.core.units import MACS_CONVENTION, human
@@ -38,6 +39,7 @@ class Arguments:
     """
 
     given: Annotated[ModelArguments, tyro.conf.arg(name="")]
+    images: Annotated[ImageArguments, tyro.conf.arg(name="")]
     keep_macs: int | float | None = None
     """Of one forward pass of one input."""
     keep_params: int | float | None = None
@@ -72,9 +74,9 @@ class Arguments:
     blocks: Literal["whole", "inside"] | None = None
     """Of attention heads and other equal blocks: whole ones leave, or the same positions inside each. Default: what
     leaves more to choose from."""
-    fold: Literal["constant"] | None = None
-    """constant: what removed channels gave their readers always, whatever the input (a norm's shift behind filters of
-    zero), goes into the readers' biases."""
+    fold: Literal["constant", "mean"] | None = None
+    """What of removed channels goes into their readers' biases. constant: what they gave always, whatever the input (a
+    norm's shift behind filters of zero), or over the images of --data; mean: what they gave on average over these."""
     out: str | None = None
     """Folder for the small network."""
     dry_run: bool = False
@@ -86,7 +88,9 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Prune, show, save."""
     budget = _budget(arguments)
+    _check_images(arguments)
     given = arguments.given.opened()
+    batches = arguments.images.batches(given)
     with told("torchbonsai"):
         result = prune(
             given.model,
@@ -101,6 +105,7 @@ def run(arguments: Arguments) -> int:
             prune_outputs=arguments.prune_outputs,
             blocks=arguments.blocks,
             fold=arguments.fold,
+            batches=batches,
         )
     folder = None if arguments.dry_run else _saved(given, result, str(arguments.out))
     if arguments.json:
@@ -207,6 +212,15 @@ def _budget(arguments: Arguments) -> Budget:
     if arguments.out is None and not arguments.dry_run:
         raise _wrong("the small network needs a folder", "no --out", "give --out DIR, or --dry-run to save nothing")
     return Budget(**amounts, on=arguments.on)
+
+
+def _check_images(arguments: Arguments) -> None:
+    data = arguments.images.data
+    if arguments.fold == "mean" and data is None:
+        way_out = "give --data NAME, with --data-dir DIR where it is not embedded, or --fold constant, which needs none"
+        raise _wrong("--fold mean needs images to take the means over", "no --data", way_out)
+    if arguments.fold is None and data is not None:
+        raise _wrong("--data is for --fold; no criterion here needs data", "no --fold", "give --fold mean too")
 
 
 def _wrong(must: str, got: str, way_out: str) -> ConfigError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchbonsai.core.errors import DataError, PruningError, message
+from torchbonsai.core.errors import ConfigError, DataError, PruningError, message
 from torchbonsai.cost.evaluate import call, device_of, eval_mode
 from torchbonsai.criteria.batches import check_finite, inputs_of, length_of, read_batches
 from torchbonsai.criteria.watch import watch_forward
@@ -63,8 +63,9 @@ class ScoringContext:
 
     batches: an iterable of whatever `loss` eats, read once, in order, when first needed; tensors go to the model's
     device. loss: callable(model, batch) -> scalar, a mean over its batch; default: cross-entropy of model(inputs)
-    against batch[1]. example_inputs: as `tb.prune` got them. notes: what the criterion wants the reader to know.
-    details: what it found out beside the scores, by name; `PruneResult.details` holds them.
+    against batch[1]. example_inputs: as `tb.prune` got them. uniform: makes what `uniform_widths` says of the budget.
+    notes: what the criterion wants the reader to know. details: what it found out beside the scores, by name;
+    `PruneResult.details` holds them.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ScoringContext:
         batches: Iterable[Any] | None = None,
         loss: Loss | None = None,
         example_inputs: Any = None,
+        uniform: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         self.graph = graph
         self.model = model
@@ -82,6 +84,7 @@ class ScoringContext:
         self.details: dict[str, Any] = {}
         self._given = batches
         self._loss = loss
+        self._uniform = uniform
 
     @cached_property
     def batches(self) -> list[Any] | None:
@@ -100,6 +103,17 @@ class ScoringContext:
                 )
             )
         return self.batches
+
+    @cached_property
+    def uniform_widths(self) -> Mapping[str, int]:
+        """{group: channels} that the budget leaves of every group at one share of all, before anything is scored.
+
+        What scope="uniform" keeps, and a first guess at the widths of a ranking over groups, which scores decide.
+        Raises ConfigError where no budget is known that says how much stays.
+        """
+        if self._uniform is None:
+            raise _no_widths()
+        return self._uniform()
 
     @property
     def has_own_loss(self) -> bool:
@@ -194,6 +208,17 @@ def _without_values(criterion: Criterion) -> PruningError:
             "a model on the meta device, which has shapes only",
             "the model was built under torch.device('meta') to save memory",
             "pass criterion=tb.criteria.Random() where only the widths matter, or load the weights first",
+        )
+    )
+
+
+def _no_widths() -> ConfigError:
+    return ConfigError(
+        message(
+            "this criterion needs a budget that says how much stays",
+            "none",
+            "a ScoringContext of one's own, or a budget of zeros= or outliers=, whose widths are known afterwards",
+            "score in tb.prune with another budget, or give the criterion a share of its own (cut=0.5)",
         )
     )
 

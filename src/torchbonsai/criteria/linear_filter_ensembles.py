@@ -20,7 +20,7 @@ their standard errors.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -34,7 +34,7 @@ from torchbonsai.criteria.masked_loss import MaskedLoss
 from torchbonsai.criteria.masks import DESIGNS, Design, Masks, draw_round
 from torchbonsai.criteria.options import one_of
 from torchbonsai.criteria.performance import PERFORMANCES, Performance, lost
-from torchbonsai.graph.channel_graph import Ints
+from torchbonsai.graph.channel_graph import ChannelGroup, Ints
 from torchbonsai.graph.forward import undisturbed
 
 _MOST_ROUNDS = 1000
@@ -53,8 +53,10 @@ class LinearFilterEnsembles:
     ridge: 0 is least squares; more makes do with fewer masks than channels, and draws effects towards zero, which the
     standard errors do not include. cut: sampling of a group ends once the expected share of channels on the wrong side
     of the cut that keeps `cut` of them is at most `doubt` (below 1/2, which a coin reaches), and with ridge, too, not
-    before least squares could tell them apart; `masks_per_channel` is then the most. precision: "bf16" runs
-    contractions in bfloat16, as under autocast. replay=False runs one full forward a mask.
+    before least squares could tell them apart; `masks_per_channel` is then the most. cut="budget": what the budget
+    keeps of the group at one share of all groups, which is the cut that scope="uniform" makes; a ranking over groups
+    cuts near it, elsewhere in each. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False
+    runs one full forward a mask.
 
     After scoring, `details["linear_fits"]` of the context (and of `tb.prune`'s result) is {group: LinearFit}:
     standard errors, R², how many masks; `details["forward_passes"]` the masks in all, each worth one full forward.
@@ -74,7 +76,7 @@ class LinearFilterEnsembles:
     drawn: Literal["layer", "global"] = "layer"
     performance: Performance = "loss"
     ridge: float = 0.0
-    cut: float | None = None
+    cut: float | Literal["budget"] | None = None
     doubt: float = 0.05
     precision: Literal["model", "bf16"] = "model"
     replay: bool = True
@@ -91,7 +93,7 @@ class LinearFilterEnsembles:
         _between("keep", self.keep, 0, 1)
         _between("masks_per_channel", self.masks_per_channel, 0, math.inf)
         _between("doubt", self.doubt, 0, 0.5)
-        if self.cut is not None:
+        if self.cut not in (None, "budget"):
             _between("cut", self.cut, 0, 1)
         if self.ridge != 0:
             _between("ridge", self.ridge, 0, math.inf)
@@ -102,8 +104,9 @@ class LinearFilterEnsembles:
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, in units of the performance; may be negative.
 
-        Raises DataError without batches; PruningError where a masked loss is not finite, or where the masks cannot
-        tell the channels apart. A note says where masks take full forwards, and why.
+        Raises DataError without batches; ConfigError where cut="budget" and no budget says how much stays;
+        PruningError where a masked loss is not finite, or where the masks cannot tell the channels apart. A note says
+        where masks take full forwards, and why.
         """
         fits = dict(self._fits(context))
         ordered = {g.name: fits[g.name] for g in context.graph.groups}
@@ -121,21 +124,30 @@ class LinearFilterEnsembles:
             context.details["forward_passes"] = int(self.performance == "agreement")  # the network whole
             if self.drawn == "global":
                 everything = np.arange(context.graph.n_atoms)
-                fit = self._fit(context, masked, everything, 0)
+                fit = self._fit(context, masked, everything, 0, self._share(context, context.graph.groups))
                 yield from ((g.name, fit.part(g.offset, g.offset + g.size)) for g in context.graph.groups)
                 return
             for number, atoms in masked.groups():
-                yield context.graph.groups[number].name, self._fit(context, masked, atoms, number)
+                group = context.graph.groups[number]
+                yield group.name, self._fit(context, masked, atoms, number, self._share(context, [group]))
 
-    def _fit(self, context: ScoringContext, masked: MaskedLoss, atoms: Ints, number: int) -> LinearFit:
-        """Draw, evaluate and fit, in rounds."""
+    def _share(self, context: ScoringContext, groups: Sequence[ChannelGroup]) -> float | None:
+        """What the cut keeps of the channels of `groups`, in (0, 1]; None where sampling does not stop early."""
+        if self.cut == "budget":
+            return sum(context.uniform_widths[g.name] for g in groups) / sum(g.size for g in groups)
+        return self.cut
+
+    def _fit(
+        self, context: ScoringContext, masked: MaskedLoss, atoms: Ints, number: int, share: float | None
+    ) -> LinearFit:
+        """Draw, evaluate and fit, in rounds; until the cut that keeps `share` is settled, where there is one."""
         generator = np.random.default_rng((self.seed, number))
         most = self.masks_per_channel * len(atoms)
         masks = self.first_masks(len(atoms), generator)
         performance: Floats = -masked.losses(atoms, masks)
         fit, settled = fit_linear(masks, performance, self.ridge), None
-        while self.cut is not None:
-            settled = fit.doubt(self.cut) <= self.doubt
+        while share is not None:
+            settled = fit.doubt(share) <= self.doubt
             if settled or len(masks) >= most:
                 break
             more = draw_round(self.design, len(atoms), self.keep, generator)
@@ -165,7 +177,7 @@ class LinearFilterEnsembles:
         )
 
 
-def _between(name: str, value: float, low: float, high: float) -> None:
+def _between(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
         raise ConfigError(
             message(f"{name} must be a number between {low} and {high}", repr(value), "a typing error", f"see {name}=")

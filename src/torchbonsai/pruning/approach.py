@@ -34,12 +34,12 @@ class Approach:
     widths: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.budget.zeros or self.budget.shares or self.budget.measured:
+        if self.budget.zeros or self.budget.shares or self.budget.measured or self.budget.outliers is not None:
             raise ConfigError(
                 message(
                     "a Pruner's budget is of macs, params, channels or widths, which a schedule can approach",
                     repr(self.budget),
-                    "zeros, shares, memory and latency are cut to once, and have no way there",
+                    "zeros, shares, outliers, memory and latency are cut to once, and have no way there",
                     "use tb.prune for them",
                 )
             )

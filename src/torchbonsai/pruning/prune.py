@@ -36,6 +36,7 @@ from torchbonsai.surgery.verify import verify as compare_with_masked
 _MOST_ROUNDS = 200
 NUMBERS = ("min_channels", "round_to")
 """Options that may say a number for groups by name."""
+_Widths = Callable[[], Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def prune(
         options: Any = {"scope": scope, "round_to": round_to, "min_channels": min_channels}
         search = _Search(
             model, example_inputs, budget, criterion, settler, Meters(model, example_inputs, budget), options,
-            lambda graph: ScoringContext(graph, scored, known, loss, example_inputs),
+            lambda graph, uniform: ScoringContext(graph, scored, known, loss, example_inputs, uniform),
         )  # fmt: skip
         return _result(search.run(graph), given, model, example_inputs, verify, folding)
 
@@ -216,7 +217,7 @@ class _Search:
     settler: Settler
     meters: Meters
     options: Mapping[str, Any]
-    context_of: Callable[[ChannelGraph], ScoringContext]
+    context_of: Callable[[ChannelGraph, _Widths | None], ScoringContext]
 
     def run(self, graph: ChannelGraph) -> _Found:
         """Raises BudgetError, DataError or PlanError."""
@@ -225,7 +226,7 @@ class _Search:
             if context is None or context.graph is not graph:
                 if context is not None:
                     options = self._still(graph)
-                context = self.context_of(graph)
+                context = self.context_of(graph, self._uniform(graph, options))
                 scores = context.resolve(self.criterion)
                 context.notes += _untold(self.options, options)
             selection = self._selected(graph, scores, options)
@@ -245,6 +246,18 @@ class _Search:
     def _still(self, graph: ChannelGraph) -> Mapping[str, Any]:
         """The options for a graph that ties groups which were apart when they were named."""
         return {**self.options, **{name: still_named(graph, self.options[name]) for name in NUMBERS}}
+
+    def _uniform(self, graph: ChannelGraph, options: Mapping[str, Any]) -> _Widths | None:
+        """Makes the widths of one share of every group; None where the budget is of what scores or weights say."""
+        if self.budget.zeros or self.budget.outliers is not None:
+            return None
+
+        def widths() -> dict[str, int]:
+            alike = {group.name: torch.zeros(group.size) for group in graph.groups}
+            selection = self._selected(graph, alike, {**options, "scope": "uniform"})
+            return {name: int(kept.sum()) for name, kept in selection.items()}
+
+        return widths
 
     def _selected(self, graph: ChannelGraph, scores: Scores, options: Mapping[str, Any]) -> Selection:
         if self.budget.zeros:

@@ -50,11 +50,11 @@ class Pruner:
     `follow` names goes with it: averaged copies (AveragedModel, any module of the same structure, or a dict of
     name -> tensor), schedulers and grad scalers. Gradients are sliced too, for loops that accumulate.
 
-    budget: of the original network, a share or an absolute number, but not zeros. schedule: when and how far, see
-    `torchbonsai.pruning.schedules`; default: all at the first step. batches: read at every cut; a generator is read
-    once and kept. min_channels: a float is a share of the original's channels. Other settings: as in `tb.prune`. A
-    module that is wrapped in DistributedDataParallel is refused, since the wrapper keeps the old parameters;
-    torch.compile compiles anew.
+    budget: macs, params, channels or widths of the original network, shares or absolute numbers; others have no way
+    there, and are refused. schedule: when and how far, see `torchbonsai.pruning.schedules`; default: all at the first
+    step. batches: read at every cut; a generator is read once and kept. min_channels: a float is a share of the
+    original's channels. Other settings: as in `tb.prune`. A module that is wrapped in DistributedDataParallel is
+    refused, since the wrapper keeps the old parameters; torch.compile compiles anew.
 
     >>> import torch, torchbonsai as tb
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))

@@ -86,7 +86,8 @@ class RunRecord:
     multiply-add each. budget_macs: the ceiling, None of the dense control. widths: group -> channels kept.
     epochs: after the cut, or after the start where there are `rounds` of cutting and training, the points of a curve.
     total_macs_allowed: of equal-compute. notes: what cuts had to say. scored: of each cut, what is known of its scores
-    (of linear filter ensembles and of learned gates; of APoZ, as "apoz", its mean and percentiles by layer). latency,
+    (of linear filter ensembles, where sampling may stop early also how many of its "layers" were "settled", and the
+    "doubt" at the cut that was made; of learned gates; of APoZ, as "apoz", its mean and percentiles by layer). latency,
     timing, environment: measured, and no part of what is compared between runs."""
 
     arm: Arm

@@ -96,7 +96,9 @@ def _scores(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PruningWarning)
         data = calibration(toy) if batches == "given" else batches
-        return ScoringContext(toy.graph, model or toy.model, data, loss, toy.inputs).resolve(criterion)
+        half = {group.name: -(-group.size // 2) for group in toy.graph.groups}
+        context = ScoringContext(toy.graph, model or toy.model, data, loss, toy.inputs, lambda: half)
+        return context.resolve(criterion)
 
 
 def _check_declaration(criterion: Criterion) -> None:

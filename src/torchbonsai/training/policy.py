@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from torch import nn
 
 from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.cost.evaluate import device_of
 from torchbonsai.models.build import ModelConfig, build, takes
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.plan import PruningPlan
@@ -55,10 +55,11 @@ def _by_factory(small: nn.Module, model: ModelConfig, seed: int) -> nn.Module | 
 def reset_parameters(module: nn.Module, seed: int) -> None:
     """New weights everywhere, drawn from `seed`: by each module's reset_parameters(), parts before the whole.
 
-    So a network whose class has one, as those of the zoo with an initialisation of their own, has the last word. Raises
-    ConfigError for a module that cannot make its own anew.
+    So a network whose class has one, as those of the zoo with an initialisation of their own, has the last word. Drawn
+    where the module lies, so a seed means other weights on a GPU than on the CPU. Raises ConfigError for a module that
+    cannot make its own anew.
     """
-    with seeded(seed, torch.device("cpu")):
+    with seeded(seed, device_of(module)):
         for name, part in _parts_first(module):
             own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
             reset = getattr(part, "reset_parameters", None)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
-from tiny_recipes import TINY, arms, followed, of
+import torch
+from tiny_recipes import TINY, arms, followed, made_up, of
 
+import torchbonsai as tb
 from torchbonsai.core.config import plain
+from torchbonsai.pruning.prune import PruneResult
 from torchbonsai.study.about import read_study
 from torchbonsai.study.recipes.kit import Kit
 from torchbonsai.study.recipes.linear_filter_ensembles import LinearFilterEnsembles, Recipe
 from torchbonsai.study.record import RunRecord
-from torchbonsai.study.stages.prune import Prune
+from torchbonsai.study.stages.prune import Prune, scored
 
 SMALL = {
     "model": "mlp",
@@ -86,6 +91,59 @@ def test_one_share_of_every_layer_by_an_option_of_the_method(tmp_path: Path) -> 
     forward = 32 * cut.dense_macs
     neurons = sum(cut.dense_widths.values())
     assert cut.spent.scoring < 2 * 2 * neurons * forward, "fewer than two masks a channel in each of the two rounds"
+
+
+def test_where_sampling_may_stop_early_the_record_has_how_often_it_was_settled(tmp_path: Path) -> None:
+    settings = SMALL | {"methods": ("lfe-settled",), "scope": "uniform", "start_epochs": 1}
+    (cut,) = of(followed("linear-filter-ensembles", tmp_path, **settings), "")
+    assert len(cut.scored) == 2, "once a round"
+    for told in cut.scored:
+        assert told["layers"] == len(cut.dense_widths)
+        assert 0 <= told["settled"] <= told["layers"]
+        assert 0 <= told["doubt"] < 0.5
+        assert told["settled"] < told["layers"] or told["doubt"] <= 0.05, "the cut that was asked for is the one made"
+    settled, layers = (sum(told[what] for told in cut.scored) for what in ("settled", "layers"))
+    (sentence,) = (s for s in read_study(tmp_path).about.sentences if "settled, at" in s)
+    assert f"in {settled} of {layers} layers' samplings" in sentence
+
+
+def result_of(widths: dict[str, int], cut: float | None) -> PruneResult:
+    """An additive network's effects, of 4 channels each, and a cut to given widths."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    inputs = torch.randn(8, 4)
+    criterion = tb.criteria.LinearFilterEnsembles(cut=cut)
+    batches = [(inputs, torch.arange(8) % 4)]
+    return tb.prune(model, inputs, budget=tb.Budget(widths=widths), criterion=criterion, batches=batches)
+
+
+def test_the_doubt_is_that_at_the_cut_that_was_made() -> None:
+    """Layer 0: effects 0, 1, 10, 11 with errors of 1, cut between 0 and 1 (half a deviation from both); 1: nothing."""
+    result = result_of({"0": 3}, 0.5)
+    fits = result.details["linear_fits"]
+    effects, errors = torch.tensor([0.0, 1, 10, 11]).double(), torch.ones(4).double()
+    fits["0"] = replace(fits["0"], effects=effects, standard_errors=errors, settled=True, masks=5)
+    fits["1"] = replace(fits["1"], effects=effects, standard_errors=errors, settled=False, masks=11)
+    told = scored(result)
+    assert (told["layers"], told["settled"], told["masks"], told["channels"]) == (2, 1, 16, 8)
+    assert told["doubt"] == pytest.approx(2 * NormalDist().cdf(-0.5) / 8)
+    assert not {"layers", "settled", "doubt"} & scored(result_of({"0": 3}, None)).keys()
+
+
+def test_what_did_not_settle_is_told() -> None:
+    settings = LinearFilterEnsembles(**(TINY | SMALL | {"methods": ("l2",)}))
+    record, dense = made_up("trained", 3, [(9, 0.5)]), made_up("trained", 3, [(10, 0.6)], "dense")
+
+    def said(*rounds: dict[str, float]) -> list[str]:
+        return [s for s in Recipe(settings).sentences([replace(record, scored=rounds), dense]) if "settled, at" in s]
+
+    sure = {"channels": 30, "masks": 50, "layers": 10, "settled": 10, "doubt": 0.01}
+    open_end = {"channels": 10, "masks": 40, "layers": 9, "settled": 7, "doubt": 0.05}
+    (all_of_them,), (some,) = said(sure), said(sure, open_end)
+    assert "in 10 of 10 layers' samplings. By the errors over masks 1.0% of" in all_of_them
+    assert "in 17 of 19 layers' samplings; in the other 2 the masks ran out first. By" in some
+    assert "errors over masks 2.0% of" in some, "a mean over channels, not over rounds"
+    assert said({"channels": 30, "masks": 120}) == []
 
 
 @pytest.mark.parametrize("scope", ["global", "uniform", "knapsack"])

@@ -51,10 +51,10 @@ class LinearFilterEnsembles(RoundSettings):
             lfe-agreement (with the classes that the network gives whole, instead of the loss; no labels),
             lfe-agreement-quick (2 masks, in bfloat16), lfe-global (masks over all layers at once), lfe-hadamard
             (orthogonal masks, half of a layer on), lfe-independent (instead of balanced), lfe-ridge (1 mask a channel,
-            shrunk), lfe-settled (a layer's masks end once its better half is known), leave-one-out, others to compare
-            with.
+            shrunk), lfe-settled (a layer's masks end once it is known which of its channels the round keeps, at one
+            share of all layers: the cut itself with scope uniform, a guess at it with a ranking over layers),
+            leave-one-out, others to compare with.
         budget: MACs to keep after the last round; every round removes the same share of what is left.
-            lfe-settled is sure of the better half of each layer, whatever share a round leaves of it.
         scope: One ranking over all groups, the same share of each, or one ranking by importance per cost.
     """
 
@@ -164,7 +164,8 @@ class Recipe(Iterative):
                     f"{name} under {fairness} left {smaller(mine, 'params')} and {smaller(mine, 'macs')}; against the "
                     f"dense network trained as much its test accuracy is {gap(mine, '', 'dense')}."
                 )
-                found += _sure(name, fairness, [s for r in mine if r.arm.control == "" for s in r.scored])
+                scored = [s for r in mine if r.arm.control == "" for s in r.scored]
+                found += _sure(name, fairness, scored) + _settled(name, fairness, scored)
         return found + narrowest(records, self.settings)
 
     def _of_checkpoint(self) -> str:
@@ -192,4 +193,19 @@ def _sure(name: str, fairness: str, scored: Sequence[Mapping[str, float]]) -> li
         f"images) is {error:.2g} in the median of the channels, beside a standard deviation of all scores of "
         f"{spread:.2g} (means over {len(known)} scorings). A mask counts as one full forward pass of its images, "
         "more than was computed: only what lies behind a mask is run again."
+    ]
+
+
+def _settled(name: str, fairness: str, scored: Sequence[Mapping[str, float]]) -> list[str]:
+    """In how many layers the ranking was known before the masks ran out, where sampling was to stop then."""
+    asked = [s for s in scored if "settled" in s]
+    if not asked:
+        return []
+    layers, settled = (int(sum(s[what] for s in asked)) for what in ("layers", "settled"))
+    open_ones = f"; in the other {layers - settled} the masks ran out first" if settled < layers else ""
+    doubt = sum(s["doubt"] * s["channels"] for s in asked) / sum(s["channels"] for s in asked)
+    return [
+        f"{name} under {fairness}: the ranking was settled, at the cut that sampling was to end at, in {settled} of "
+        f"{layers} layers' samplings{open_ones}. By the errors over masks {doubt:.1%} of the "
+        "channels are expected on the wrong side, within their layers, of the cuts that were made."
     ]

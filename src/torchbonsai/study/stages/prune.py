@@ -225,7 +225,7 @@ def _left(
     notes = [n for n in result.notes if n not in result.graph.notes] + _otherwise(small, wanted, least)
     notes += [] if like is None else _unlike(small, like)
     groups = {name: [len(mask), int(mask.sum())] for name, mask in result.selection.items()}
-    told = {"notes": notes, "scored": _scored(result.details), "groups": groups}
+    told = {"notes": notes, "scored": scored(result), "groups": groups}
     return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **(told | more))
 
 
@@ -256,9 +256,14 @@ def _shapes(network: Network) -> dict[str, dict[int, int]]:
     return {name: {axis: len(stay) for axis, stay in axes.items()} for name, axes in kept.items()}
 
 
-def _scored(details: Mapping[str, Any]) -> dict[str, float]:
-    """How sure the scores of linear filter ensembles are; nothing of other criteria."""
-    fits: list[LinearFit] = list(details.get("linear_fits", {}).values())
+def scored(result: PruneResult) -> dict[str, float]:
+    """How sure the scores of linear filter ensembles are; nothing of other criteria.
+
+    Where sampling was to stop early, also in how many layers of how many the ranking was settled at the cut that was
+    expected, and the doubt at the one that was made: the share of channels that are expected on its wrong side.
+    """
+    named: dict[str, LinearFit] = result.details.get("linear_fits", {})
+    fits = list(named.values())
     if not fits:
         return {}
     found = {
@@ -267,4 +272,11 @@ def _scored(details: Mapping[str, Any]) -> dict[str, float]:
         "standard_error": float(torch.cat([fit.standard_errors for fit in fits]).nanmedian()),
         "spread": float(torch.cat([fit.effects for fit in fits]).std()),
     }
+    if all(fit.settled is not None for fit in fits):
+        wrong = sum(fit.doubt(float(result.selection[name].mean())) * len(fit.effects) for name, fit in named.items())
+        found |= {
+            "layers": len(fits),
+            "settled": sum(fit.settled is True for fit in fits),
+            "doubt": wrong / found["channels"],
+        }
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from torchbonsai.study.arms import EQUAL_EPOCHS, Material
 from torchbonsai.study.fairness import costliest
 from torchbonsai.study.recipes.chain import Chain, Draft, spent
-from torchbonsai.study.recipes.kit import Cut, Kit, look_at
+from torchbonsai.study.recipes.kit import Cut, Kit, Length, look_at
 from torchbonsai.study.recipes.longer import longer
 from torchbonsai.study.recipes.sizes import Group, Sizes, groups, sizes
 from torchbonsai.study.record import Arm, Unit
@@ -94,10 +94,11 @@ class Iterative:
         free = start == "pretrained" and (kit.material.source is None or kit.material.source.data is None)
         return Arm(start, method, control, self.reached, EQUAL_EPOCHS, source_counted=not free)
 
-    def _lengths(self) -> list[float]:
-        return [*self.before, *[self.settings.round_epochs] * self.settings.rounds]
+    def _lengths(self) -> list[Length]:
+        s = self.settings
+        return [*((epochs, None) for epochs in self.before), *[(s.round_epochs, s.rate_of_rounds)] * s.rounds]
 
-    def _pruned(self, kit: Kit, arm: Arm, start: Stage, seed: int, lengths: Sequence[float]) -> Chain:
+    def _pruned(self, kit: Kit, arm: Arm, start: Stage, seed: int, lengths: Sequence[Length]) -> Chain:
         warm = len(self.before)
         before = kit.steps(start, None, lengths[:warm], seed, f"{arm.start_name} dense")
         begin = before[-1].trained if before else start
@@ -123,7 +124,7 @@ class Iterative:
 
     def _from_new(self, kit: Kit, pruned: Sequence[Chain], finished: Finished) -> list[Chain]:
         """The last shapes with new weights, and uniform widths of the arms' sizes."""
-        length = sum(self._lengths())
+        length = sum(epochs for epochs, _ in self._lengths())
         renewed = [(c.seed, *kit.reinitialised(c, of)) for c, of in _shapes(pruned, finished)]
         renewed += self._uniform(kit, groups(self._sizes(pruned, finished)))
         return [kit.one_training(arm, seed, start, length) for seed, arm, start in renewed]

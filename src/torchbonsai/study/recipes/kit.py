@@ -28,6 +28,8 @@ from torchbonsai.training.policy import WeightPolicy
 
 Cut = Callable[[Stage, int], Stage]
 """(the network before the cut, the round's number from 0) -> the stage that cuts it."""
+Length = tuple[float, float | None]
+"""Of a training: its epochs, and its learning rate; None: the study's."""
 
 
 def check_only(material: Material, only: tuple[str, ...]) -> None:
@@ -73,10 +75,20 @@ class Kit:
         config = Checkpoint(m.model, m.target, seed, m.source.checkpoint, m.code)
         return Stage(config, label=f"checkpoint, seed {seed}")
 
-    def train(self, parent: Stage, epochs: float, seed: int, label: str, data: Images | None = None) -> Stage:
-        """Train what `parent` leaves, on the target unless said otherwise."""
+    def train(
+        self,
+        parent: Stage,
+        epochs: float,
+        seed: int,
+        label: str,
+        data: Images | None = None,
+        lr: float | None = None,
+    ) -> Stage:
+        """Train what `parent` leaves, on the target and at the study's learning rate unless said otherwise."""
         target, held = (self.material.target, self.settings.held_out) if data is None else (data, 0)
-        config = Train(target, self.settings.training(epochs, seed), self.settings.numerics, held)
+        training = self.settings.training(epochs, seed)
+        training = training if lr is None else replace(training, lr=lr)
+        config = Train(target, training, self.settings.numerics, held)
         return Stage(config, {"model": parent}, label)
 
     def validate(self, parent: Stage, label: str, recalibrate: int = 0) -> Stage:
@@ -84,17 +96,17 @@ class Kit:
         return Stage(Validate(self.material.target, self.settings.numerics, recalibrate), {"model": parent}, label)
 
     def steps(
-        self, start: Stage, cut: Cut | None, epochs: Sequence[float], seed: int, name: str, first: int = 0
+        self, start: Stage, cut: Cut | None, lengths: Sequence[Length], seed: int, name: str, first: int = 0
     ) -> tuple[Step, ...]:
-        """Rounds one after the other: `cut` (None: nothing is), then so many epochs each.
+        """Rounds one after the other: `cut` (None: nothing is), then a training of each length.
 
         first: the number of the first round. The order of images differs from round to round, and is the same in all
         arms of a seed.
         """
         made: list[Step] = []
         model = start
-        for number, length in enumerate(epochs, start=first):
-            made.append(self.step(cut(model, number) if cut else None, model, length, seed, name, number))
+        for number, (epochs, lr) in enumerate(lengths, start=first):
+            made.append(self.step(cut(model, number) if cut else None, model, epochs, seed, name, number, lr=lr))
             model = made[-1].trained
         return tuple(made)
 
@@ -123,7 +135,7 @@ class Kit:
         return cut if weights == "keep" else Stage(Reinitialise(seed), {"model": cut}, f"new weights: {cut.label}")
 
     def random_like(
-        self, like: Chain, lengths: Sequence[float], warm: int = 0, weights: WeightPolicy = "keep"
+        self, like: Chain, lengths: Sequence[Length], warm: int = 0, weights: WeightPolicy = "keep"
     ) -> Chain:
         """The same counts as `like` in every round, channels drawn at random. warm: rounds that cut nothing."""
         before = like.steps[:warm]
@@ -164,7 +176,9 @@ class Kit:
 
     def one_training(self, arm: Arm, seed: int, start: Stage, epochs: float) -> Chain:
         """A network that is trained once and never cut."""
-        return self.chain(arm, seed, start, self.steps(start, None, [epochs], seed, f"{arm.start_name} {arm.name}"))
+        return self.chain(
+            arm, seed, start, self.steps(start, None, [(epochs, None)], seed, f"{arm.start_name} {arm.name}")
+        )
 
     def spending_all(self, arm: Arm, seed: int, start: Stage, macs: int, total: int) -> Chain:
         """The same under equal compute: one training from new weights, for all of `total`. macs: of one image."""
@@ -172,14 +186,22 @@ class Kit:
         return replace(self.one_training(replace(arm, fairness=EQUAL_COMPUTE), seed, start, epochs), total=total)
 
     def step(
-        self, cut: Stage | None, model: Stage, epochs: float, seed: int, name: str, number: int, look: bool = True
+        self,
+        cut: Stage | None,
+        model: Stage,
+        epochs: float,
+        seed: int,
+        name: str,
+        number: int,
+        look: bool = True,
+        lr: float | None = None,
     ) -> Step:
         """One round: look right after the cut (unless its weights are new), train, look again."""
         where, images = f"{name}, round {number + 1}, seed {seed}", self.settings.score_images
         seen = cut if look else None
         after = self.validate(seen, f"validation right after the cut: {where}") if seen is not None else None
         again = self.validate(seen, f"validation, norms recalibrated: {where}", images) if seen is not None else None
-        trained = self.train(cut or model, epochs, seed + 7919 * number, f"training {where}")
+        trained = self.train(cut or model, epochs, seed + 7919 * number, f"training {where}", lr=lr)
         return Step(cut, after, again, trained, self.validate(trained, f"validation: {where}"))
 
 

@@ -35,10 +35,11 @@ def longer(kit: Kit, like: Chain, cut: Cut, total: int, finished: Finished, coun
             return Draft((*_all(steps), needed))
         result = finished[needed.spec].result
         before = spent_by(like.start, steps, finished).total - free + (result.get("scoring_macs", 0) if gone else 0)
-        same = theirs.trained.config.training.epochs
+        same, lr = theirs.trained.config.training.epochs, theirs.trained.config.training.lr
         macs = result["network"]["macs"]
         epochs = same if goal is None else stretched_epochs(goal, before, macs, kit.material.epoch)
-        steps.append(kit.step(gone, model, epochs, like.seed, f"{like.arm.start_name} {like.arm.name}", number))
+        name = f"{like.arm.start_name} {like.arm.name}"
+        steps.append(kit.step(gone, model, epochs, like.seed, name, number, lr=lr))
         model = steps[-1].trained
     arm = replace(like.arm, fairness=EQUAL_COMPUTE, source_counted=counted)
     return kit.chain(arm, like.seed, like.start, tuple(steps), total)

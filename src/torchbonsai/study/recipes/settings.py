@@ -71,6 +71,7 @@ class RoundSettings(RecipeSettings):
     Attributes:
         rounds: Of cutting and training.
         round_epochs: Training after each cut.
+        round_lr: Learning rate at its highest after each cut, and of the dense networks meanwhile. Default: lr.
         hold_out: So many training images are scored on and not trained on, in all arms. 0: score on training images.
             Default: 500 in linear-filter-ensembles, else 0; always 0 with test_half, which has its own images for that.
         weights: After every cut, also one of random channels: keep what survives, rewind it to the weights that the
@@ -82,14 +83,15 @@ class RoundSettings(RecipeSettings):
     round_epochs: float = 2.0
     hold_out: int | None = None
     weights: Literal["keep", "rewind", "reinitialise"] = added_later("keep")
+    round_lr: float | None = added_later(None)
 
     usual_hold_out: ClassVar[int] = 0
-    numbers: ClassVar[tuple[str, ...]] = ("round_epochs", *RecipeSettings.numbers)
+    numbers: ClassVar[tuple[str, ...]] = ("round_epochs", "round_lr", *RecipeSettings.numbers)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one."""
         super().__post_init__()
-        self.training(self.round_epochs, 0)
+        replace(self.training(self.round_epochs, 0), lr=self.rate_of_rounds)
         among("weights", [self.weights], get_args(WeightPolicy))
         if self.hold_out is None:
             object.__setattr__(self, "hold_out", 0 if self.test_half else self.usual_hold_out)
@@ -103,6 +105,11 @@ class RoundSettings(RecipeSettings):
     def held_out(self) -> int:
         """Training images that no arm is trained on."""
         return self.hold_out or 0
+
+    @property
+    def rate_of_rounds(self) -> float:
+        """The learning rate after each cut."""
+        return self.lr if self.round_lr is None else self.round_lr
 
 
 def check_methods(names: tuple[str, ...]) -> None:

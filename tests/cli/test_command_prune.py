@@ -41,8 +41,7 @@ def test_json_says_the_cost_and_the_widths(bonsai) -> None:
 
 def test_options_reach_the_engine(bonsai) -> None:
     def kept(options: str) -> dict[str, int]:
-        told = json.loads(bonsai(f"prune lenet --dry-run --json {options}").out)
-        return {g["name"]: g["kept"] for g in told["groups"]}
+        return _kept(bonsai(f"prune lenet --dry-run --json {options}").out)
 
     assert kept("--keep-channels 0.5 --scope uniform") == {"conv1": 10, "conv2": 25, "fc1": 250}
     assert kept("--keep-channels 100 --ignore conv1 --min-channels 7")["conv2"] >= 7
@@ -96,13 +95,16 @@ def test_a_module_with_hard_coded_widths(bonsai) -> None:
         ("prune lenet --keep-macs 100 --out small", "reachable floor"),
         ("prune lenet --keep-macs 0.5 --ignore nothing_like_it --out small", "nothing_like_it"),
         ("prune lenet --keep-macs 0.5 --round-to 0 --out small", "round_to"),
-        ("prune lenet --keep-macs 0.5 --criterion apoz --out small", "apoz"),
+        ("prune lenet --keep-macs 0.5 --criterion apoz --out small", "--data NAME"),
+        ("prune lenet --keep-macs 0.5 --criterion l3 --out small", "ours are random, l1"),
+        ("prune lenet --keep-macs 0.5 --criterion command_nets:mixed --out small", "must make a criterion"),
+        ("prune lenet --classes 3 --keep-macs 0.5 --criterion taylor --data fashion10 --out small", "beside 3 outputs"),
         ("prune command_nets:mixed --input 1,5 --keep-macs 0.5 --out small", "sort"),
         ("prune command_nets:raises --keep-macs 0.5 --out small", "no such layer"),
         ("prune nothing_like_it --keep-macs 0.5 --out small", "timm:NAME"),
         ("prune lenet --keep-macs 0.5 --out .", "something else"),
         ("prune lenet --keep-macs 0.5 --fold mean --out small", "--data NAME"),
-        ("prune lenet --keep-macs 0.5 --data fashion-target --out small", "no --fold"),
+        ("prune lenet --keep-macs 0.5 --data fashion-target --out small", "which l2 does not"),
         ("prune lenet --keep-macs 0.5 --fold constant --data-dir . --out small", "--data-dir"),
         ("prune lenet --keep-macs 0.5 --fold mean --data nothing_like_it --out small", "nothing_like_it"),
         ("prune lenet --keep-macs 0.5 --fold mean --data mnist --data-dir . --out small", "train-images"),
@@ -195,3 +197,20 @@ def test_images_are_scaled_to_the_model_and_say_what_never_changes(bonsai) -> No
     said = bonsai(f"prune lenet {options}")  # 28x28, where the images are 14x14
     assert said.code == 0, said.err
     assert "never changed over the batches" in said.out
+
+
+def test_a_criterion_may_look_at_images(bonsai) -> None:
+    line = "prune lenet --keep-params 0.3 --dry-run --json --data fashion10 --score-images 64 --criterion"
+    kept = {name: _kept(bonsai(f"{line} {name}").out) for name in ("taylor", "apoz")}
+    splits = tb.data.load(tb.data.DataConfig("fashion10", image_size=28))
+    batches = tb.data.batches(splits.train, splits, limit=64)
+    model = build(ModelConfig("lenet", (1, 28, 28), 10), seed=0).eval()
+    own = tb.prune(
+        model, batches[0][0][:1], budget=tb.Budget(params=0.3), criterion=tb.criteria.Taylor(), batches=batches
+    )
+    assert kept["taylor"] == {n: int(k.sum()) for n, k in own.selection.items()}
+    assert kept["taylor"] != kept["apoz"]
+
+
+def _kept(said: str) -> dict[str, int]:
+    return {g["name"]: g["kept"] for g in json.loads(said)["groups"]}

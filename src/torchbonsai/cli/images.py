@@ -18,8 +18,9 @@ class ImageArguments:
     """Which images are looked at, named as in `bonsai compare`."""
 
     data: str | None = None
-    """For --fold: a data set by name, as in bonsai compare. Its training images are scaled to the model's input and
-    normalised by the set's own mean and deviation; the network should have been trained on such."""
+    """For --fold, and for a --criterion that looks at images: a data set by name, as in bonsai compare. Its training
+    images are scaled to the model's input and normalised by the set's own mean and deviation; the network should have
+    been trained on such."""
     data_dir: str | None = None
     """Folder with the official files of --data, where it is not embedded."""
     score_images: int = 1000

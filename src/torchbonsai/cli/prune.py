@@ -24,7 +24,7 @@ from torchbonsai.core.units import MACS_CONVENTION, human
 from torchbonsai.graph.channel_graph import Frozen
 from torchbonsai.pruning.prune import PruneResult, prune
 from torchbonsai.selection.budget import Budget
-from torchbonsai.study.methods import Method, criterion_of
+from torchbonsai.study.methods import Method, criterion_of, needs_images
 from torchbonsai.surgery.plan import PruningPlan, compose
 
 _KEPT = ("macs", "params", "channels", "peak_bytes", "model_bytes")
@@ -57,8 +57,9 @@ class Arguments:
     on: str | None = None
     """Where the network will run: cpu:onnxruntime, cpu:eager, cpu:compile, cuda:compile, cpu:eager:channels_last.
     Widths are then what that device likes, and the layers that are slow there get narrower first."""
-    criterion: Literal["l2", "l1", "lamp", "fpgm", "bn-scale", "synflow", "random"] = "l2"
-    """What says which channels go: a method that needs no data, or chance."""
+    criterion: str = "l2"
+    """What says which channels go: l2, l1, lamp, fpgm, bn-scale, synflow and random need no data; the other methods of
+    bonsai compare (taylor, apoz, lfe, …), and package.module:factory for your own, look at images of --data."""
     scope: Literal["global", "uniform", "knapsack"] = "global"
     """One ranking over all groups, the same share of each, or one ranking by score per cost."""
     round_to: int = 1
@@ -88,7 +89,8 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Prune, show, save."""
     budget = _budget(arguments)
-    _check_images(arguments)
+    criterion = criterion_of(Method(arguments.criterion), arguments.given.seed)
+    _check_images(arguments, needed=needs_images(criterion))
     given = arguments.given.opened()
     batches = arguments.images.batches(given)
     with told("torchbonsai"):
@@ -96,7 +98,7 @@ def run(arguments: Arguments) -> int:
             given.model,
             given.inputs,
             budget=budget,
-            criterion=criterion_of(Method(arguments.criterion), arguments.given.seed),
+            criterion=criterion,
             scope=arguments.scope,
             round_to=arguments.round_to,
             min_channels=arguments.min_channels,
@@ -214,13 +216,15 @@ def _budget(arguments: Arguments) -> Budget:
     return Budget(**amounts, on=arguments.on)
 
 
-def _check_images(arguments: Arguments) -> None:
-    data = arguments.images.data
-    if arguments.fold == "mean" and data is None:
-        way_out = "give --data NAME, with --data-dir DIR where it is not embedded, or --fold constant, which needs none"
-        raise _wrong("--fold mean needs images to take the means over", "no --data", way_out)
-    if arguments.fold is None and data is not None:
-        raise _wrong("--data is for --fold; no criterion here needs data", "no --fold", "give --fold mean too")
+def _check_images(arguments: Arguments, *, needed: bool) -> None:
+    data, criterion = arguments.images.data, arguments.criterion
+    if data is None and (needed or arguments.fold == "mean"):
+        what, instead = (criterion, "--criterion l2") if needed else ("--fold mean", "--fold constant")
+        way_out = f"give --data NAME, with --data-dir DIR where it is not embedded, or {instead}, which needs none"
+        raise _wrong(f"{what} needs images to look at", "no --data", way_out)
+    if data is not None and not needed and arguments.fold is None:
+        must = f"--data is for --fold and for a criterion that needs images, which {criterion} does not"
+        raise _wrong(must, f"--data {data}", "leave it out, or give --fold mean or a --criterion like taylor too")
 
 
 def _wrong(must: str, got: str, way_out: str) -> ConfigError:

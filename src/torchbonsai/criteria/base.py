@@ -121,12 +121,19 @@ class ScoringContext:
         return self._loss is not None
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The loss given, else the cross-entropy of `model` on the batch; a scalar, a mean over the batch."""
+        """The loss given, else the cross-entropy of `model` on the batch; a scalar, a mean over the batch.
+
+        Raises DataError for batches without targets, or with classes that the model has no output for.
+        """
         if self._loss is not None:
             return self._loss(model, batch)
         if not isinstance(batch, tuple | list) or len(batch) < 2:
             raise _no_targets(batch)
-        return F.cross_entropy(call(model, batch[0]), batch[1])
+        outputs = call(model, batch[0])
+        try:
+            return F.cross_entropy(outputs, batch[1])
+        except IndexError as error:  # a CPU's; looking first would be a wait for the device at every pass on a GPU
+            raise _no_such_class(outputs.shape[1], int(batch[1].max())) from error
 
     def inputs_of(self, batch: Any) -> Any:
         """The inputs in a batch: a Tensor or a dict is the inputs, of anything else its first entry."""
@@ -219,6 +226,17 @@ def _no_widths() -> ConfigError:
             "none",
             "a ScoringContext of one's own, or a budget of zeros= or outliers=, whose widths are known afterwards",
             "score in tb.prune with another budget, or give the criterion a share of its own (cut=0.5)",
+        )
+    )
+
+
+def _no_such_class(outputs: int, highest: int) -> DataError:
+    return DataError(
+        message(
+            "the default loss needs an output for each class",
+            f"class {highest} beside {outputs} outputs, which are classes 0 to {outputs - 1}",
+            "data of another number of classes than the model's, or classes counted from 1",
+            "use data that the model was made for, or pass loss=",
         )
     )
 

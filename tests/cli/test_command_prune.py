@@ -98,7 +98,14 @@ def test_a_module_with_hard_coded_widths(bonsai) -> None:
         ("prune lenet --keep-macs 0.5 --criterion apoz --out small", "--data NAME"),
         ("prune lenet --keep-macs 0.5 --criterion l3 --out small", "ours are random, l1"),
         ("prune lenet --keep-macs 0.5 --criterion command_nets:mixed --out small", "must make a criterion"),
-        ("prune lenet --classes 3 --keep-macs 0.5 --criterion taylor --data fashion10 --out small", "beside 3 outputs"),
+        (
+            "prune lenet --classes 3 --keep-macs 0.5 --criterion taylor --data fashion10 --out small",
+            "3 outputs, 10 classes of fashion10",
+        ),
+        (
+            "prune lenet --classes 3 --keep-macs 0.5 --criterion lfe-accuracy --data fashion10 --out small",
+            "reads labels",
+        ),
         ("prune command_nets:mixed --input 1,5 --keep-macs 0.5 --out small", "sort"),
         ("prune command_nets:raises --keep-macs 0.5 --out small", "no such layer"),
         ("prune nothing_like_it --keep-macs 0.5 --out small", "timm:NAME"),
@@ -200,11 +207,12 @@ def test_images_are_scaled_to_the_model_and_say_what_never_changes(bonsai) -> No
 
 
 def test_a_criterion_may_look_at_images(bonsai) -> None:
-    line = "prune lenet --keep-params 0.3 --dry-run --json --data fashion10 --score-images 64 --criterion"
+    options = "--keep-params 0.3 --dry-run --json --data fashion-target-28 --score-images 64"
+    line = f"prune lenet --classes 5 {options} --criterion"
     kept = {name: _kept(bonsai(f"{line} {name}").out) for name in ("taylor", "apoz")}
-    splits = tb.data.load(tb.data.DataConfig("fashion10", image_size=28))
+    splits = tb.data.load(tb.data.DataConfig("fashion-target-28"))
     batches = tb.data.batches(splits.train, splits, limit=64)
-    model = build(ModelConfig("lenet", (1, 28, 28), 10), seed=0).eval()
+    model = build(ModelConfig("lenet", (1, 28, 28), 5), seed=0).eval()
     own = tb.prune(
         model, batches[0][0][:1], budget=tb.Budget(params=0.3), criterion=tb.criteria.Taylor(), batches=batches
     )
@@ -214,3 +222,10 @@ def test_a_criterion_may_look_at_images(bonsai) -> None:
 
 def _kept(said: str) -> dict[str, int]:
     return {g["name"]: g["kept"] for g in json.loads(said)["groups"]}
+
+
+def test_labels_that_are_not_read_need_not_be_the_models(bonsai) -> None:
+    options = "--classes 3 --keep-macs 0.5 --dry-run --data fashion10 --score-images 32"
+    for criterion in ("apoz", "lfe-agreement-quick"):
+        said = bonsai(f"prune lenet {options} --criterion {criterion}")
+        assert said.code == 0, said.err

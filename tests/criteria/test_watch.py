@@ -117,3 +117,11 @@ def test_default_loss_is_cross_entropy():
     assert torch.equal(context.loss(toy.model, context.data()[0]), expected)
     with pytest.raises(DataError, match=r"\(inputs, targets\)"):
         context.loss(toy.model, toy.inputs)
+    for answer in (lambda x: {"logits": x}, lambda x: (x, x), lambda x: x.mean((1, 2, 3))):
+        with pytest.raises(DataError, match=r"a float tensor \(n, classes"):
+            context.loss(answer, (toy.inputs, targets))
+    for wrong in ([0, 9], [-1, 0]):
+        with pytest.raises(
+            DataError, match=f"needs classes of 0 to [0-9]+[\\s\\S]*classes {min(wrong)} to {max(wrong)}"
+        ):
+            context.loss(toy.model, (toy.inputs, torch.tensor(wrong)))

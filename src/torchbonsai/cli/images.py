@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from torchbonsai.artifacts.given import GivenModel
 from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.cost.evaluate import call
 from torchbonsai.data.batches import Batch
-from torchbonsai.data.load import DataConfig, load
-from torchbonsai.study.stages.images import to_score_on
+from torchbonsai.data.batches import batches as normalised
+from torchbonsai.data.load import SIZED, DataConfig, load, scaled
+from torchbonsai.data.splits import TrainSplit
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ class ImageArguments:
     score_images: int = 1000
     """So many training images of --data are looked at."""
 
-    def batches(self, given: GivenModel) -> list[Batch] | None:
+    def batches(self, given: GivenModel, *, labelled: bool) -> list[Batch] | None:
         """Normalised images of the size that the model takes, and their classes; None where no data set is named.
 
-        Raises ConfigError for images that the model does not take, DataError for files that are missing or altered.
+        labelled: the classes will be read. Raises ConfigError for images that the model does not take or classes that
+        are not its own, DataError for files that are missing or altered.
         """
         if self.data is None:
             if self == ImageArguments():
@@ -41,11 +45,25 @@ class ImageArguments:
             must, got = "--data needs a model that takes one batch of images", f"other inputs of {given.name}"
             raise _wrong(must, got, "use tb.prune(…, batches=) in Python")
         shape = tuple(given.inputs.shape[1:])
-        splits = load(DataConfig(self.data, self.data_dir, image_size=shape[1] if shape[1] == shape[2] else None))
-        if splits.in_shape != shape:
+        side = shape[1] if shape[1] == shape[2] else None
+        splits = load(DataConfig(self.data, self.data_dir, image_size=side if self.data in SIZED else None))
+        seen = splits.train.x[: self.score_images].numpy()  # the others are not looked at, and may be many
+        images = torch.from_numpy(scaled(seen, side))
+        if images.shape[1:] != shape:
             must = f"the images of --data must have the shape {shape} that {given.name} takes"
-            raise _wrong(must, f"{splits.in_shape} of {self.data}", "give another --data, or the right --input")
-        return to_score_on(splits, self.score_images)
+            raise _wrong(must, f"{tuple(images.shape[1:])} of {self.data}", "give another --data, or the right --input")
+        if labelled:
+            _check_classes(given, splits.classes, self.data)
+        return normalised(TrainSplit(images, splits.train.y[: len(images)]), splits)
+
+
+def _check_classes(given: GivenModel, classes: int, data: str) -> None:
+    with torch.no_grad():
+        outputs = call(given.model, given.inputs)
+    if isinstance(outputs, Tensor) and outputs.ndim > 1 and outputs.shape[1] != classes:
+        must = f"a criterion that reads labels needs those that {given.name} was made for"
+        way_out = "give the data that it was trained on, or a criterion that reads none (apoz, lfe-agreement, l2)"
+        raise _wrong(must, f"{outputs.shape[1]} outputs, {classes} classes of {data}", way_out)
 
 
 def _wrong(must: str, got: str, way_out: str) -> ConfigError:

@@ -24,7 +24,7 @@ from torchbonsai.core.units import MACS_CONVENTION, human
 from torchbonsai.graph.channel_graph import Frozen
 from torchbonsai.pruning.prune import PruneResult, prune
 from torchbonsai.selection.budget import Budget
-from torchbonsai.study.methods import Method, criterion_of, needs_images
+from torchbonsai.study.methods import Method, criterion_of, needs_images, reads_labels
 from torchbonsai.surgery.plan import PruningPlan, compose
 
 _KEPT = ("macs", "params", "channels", "peak_bytes", "model_bytes")
@@ -59,7 +59,7 @@ class Arguments:
     Widths are then what that device likes, and the layers that are slow there get narrower first."""
     criterion: str = "l2"
     """What says which channels go: l2, l1, lamp, fpgm, bn-scale, synflow and random need no data; the other methods of
-    bonsai compare (taylor, apoz, lfe, …), and package.module:factory for your own, look at images of --data."""
+    bonsai compare (taylor, apoz, lfe, …) look at images of --data. package.module:factory is one of your own."""
     scope: Literal["global", "uniform", "knapsack"] = "global"
     """One ranking over all groups, the same share of each, or one ranking by score per cost."""
     round_to: int = 1
@@ -92,7 +92,7 @@ def run(arguments: Arguments) -> int:
     criterion = criterion_of(Method(arguments.criterion), arguments.given.seed)
     _check_images(arguments, needed=needs_images(criterion))
     given = arguments.given.opened()
-    batches = arguments.images.batches(given)
+    batches = arguments.images.batches(given, labelled=reads_labels(criterion))
     with told("torchbonsai"):
         result = prune(
             given.model,

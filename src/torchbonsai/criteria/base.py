@@ -123,17 +123,20 @@ class ScoringContext:
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss given, else the cross-entropy of `model` on the batch; a scalar, a mean over the batch.
 
-        Raises DataError for batches without targets, or with classes that the model has no output for.
+        Raises DataError for batches without targets, for outputs that are no (n, classes, …) tensor, and, on a CPU, for
+        classes that the model has no output for.
         """
         if self._loss is not None:
             return self._loss(model, batch)
         if not isinstance(batch, tuple | list) or len(batch) < 2:
             raise _no_targets(batch)
-        outputs = call(model, batch[0])
+        outputs, classes = call(model, batch[0]), batch[1]
+        if not (isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim > 1):
+            raise _no_classes(outputs)
         try:
-            return F.cross_entropy(outputs, batch[1])
+            return F.cross_entropy(outputs, classes)
         except IndexError as error:  # a CPU's; looking first would be a wait for the device at every pass on a GPU
-            raise _no_such_class(outputs.shape[1], int(batch[1].max())) from error
+            raise _no_such_class(outputs.shape[1], classes) from error
 
     def inputs_of(self, batch: Any) -> Any:
         """The inputs in a batch: a Tensor or a dict is the inputs, of anything else its first entry."""
@@ -230,12 +233,25 @@ def _no_widths() -> ConfigError:
     )
 
 
-def _no_such_class(outputs: int, highest: int) -> DataError:
+def _no_classes(outputs: Any) -> DataError:
+    got = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
     return DataError(
         message(
-            "the default loss needs an output for each class",
-            f"class {highest} beside {outputs} outputs, which are classes 0 to {outputs - 1}",
-            "data of another number of classes than the model's, or classes counted from 1",
+            "the default loss needs a model whose output is a float tensor (n, classes, …)",
+            got,
+            "a model that returns a dict, a tuple or one number an image",
+            "pass loss=, a callable(model, batch) that returns a scalar",
+        )
+    )
+
+
+def _no_such_class(outputs: int, classes: Tensor) -> DataError:
+    lowest, highest = int(classes.min()), int(classes.max())
+    return DataError(
+        message(
+            f"the default loss needs classes of 0 to {outputs - 1}, one an output",
+            f"classes {lowest} to {highest}",
+            "data of another number of classes than the model's, classes counted from 1, or -1 for none",
             "use data that the model was made for, or pass loss=",
         )
     )

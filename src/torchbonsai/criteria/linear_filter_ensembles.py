@@ -54,8 +54,9 @@ class LinearFilterEnsembles:
     standard errors do not include. cut: sampling of a group ends once the expected share of channels on the wrong side
     of the cut that keeps `cut` of them is at most `doubt` (below 1/2, which a coin reaches), and with ridge, too, not
     before least squares could tell them apart; `masks_per_channel` is then the most. cut="budget": what the budget
-    keeps of the group at one share of all groups, which is the cut that scope="uniform" makes; a ranking over groups
-    cuts near it, elsewhere in each. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False
+    keeps of the group at one share of all groups, which is the cut that scope="uniform" makes (of a group that it
+    keeps whole, the cut of one channel); a ranking over groups cuts near it, elsewhere in each, and a latency's widths
+    may be corrected afterwards. precision: "bf16" runs contractions in bfloat16, as under autocast. replay=False
     runs one full forward a mask.
 
     After scoring, `details["linear_fits"]` of the context (and of `tb.prune`'s result) is {group: LinearFit}:
@@ -134,7 +135,9 @@ class LinearFilterEnsembles:
     def _share(self, context: ScoringContext, groups: Sequence[ChannelGroup]) -> float | None:
         """What the cut keeps of the channels of `groups`, in (0, 1]; None where sampling does not stop early."""
         if self.cut == "budget":
-            return sum(context.uniform_widths[g.name] for g in groups) / sum(g.size for g in groups)
+            # Of a group that one share keeps whole a ranking over groups may still take channels: its lowest first.
+            left = sum(min(context.uniform_widths[g.name], max(1, g.size - 1)) for g in groups)
+            return left / sum(g.size for g in groups)
         return self.cut
 
     def _fit(

@@ -43,6 +43,7 @@ class _Accuracy:
 
     def __init__(self, context: ScoringContext) -> None:
         self.context = context
+        self.seen: set[int] = set()  # by identity, as below: looked at once, and not at every mask
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         classes = _classes(batch)
@@ -50,6 +51,10 @@ class _Accuracy:
         found = output.argmax(1) if isinstance(output, Tensor) and output.ndim > 1 else None
         if found is None or found.shape != classes.shape:
             raise _no_accuracy(f"classes {tuple(classes.shape)} beside an output that is {_form(output)}")
+        if id(batch) not in self.seen:
+            self.seen.add(id(batch))
+            if not 0 <= int(classes.min()) <= int(classes.max()) < output.shape[1]:
+                raise _no_accuracy(f"classes {int(classes.min())} to {int(classes.max())} of {output.shape[1]} outputs")
         return 1 - (found == classes).double().mean()
 
 

@@ -126,6 +126,12 @@ def needs_images(criterion: Any) -> bool:
     return bool(set(criterion.needs) & NEEDS_DATA)
 
 
+def reads_labels(criterion: Any) -> bool:
+    """Whether what it needs is measured against classes, by the default loss or by accuracy."""
+    weighed = set(criterion.needs) & NEEDS_DATA - {"activations"}
+    return bool(weighed) and getattr(criterion, "performance", "loss") != "agreement"
+
+
 def passes_of(criterion: Any, details: Mapping[str, Any]) -> int:
     """Forward passes that scoring one image took: `details["forward_passes"]`, or by what the criterion needs.
 

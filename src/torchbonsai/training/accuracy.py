@@ -33,7 +33,8 @@ def accuracy(
     model has another number of outputs than there are classes.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    batch_size = batch_size or (64 if device.type == "cpu" else 500)
+    if batch_size is None:
+        batch_size = 64 if device.type == "cpu" else 500
     with flags_kept(model), torch.inference_mode(), autocast(device, precision):
         model.eval()
         right = torch.zeros((), dtype=torch.int64, device=device)  # both are read once, at the end

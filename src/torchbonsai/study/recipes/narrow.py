@@ -38,7 +38,7 @@ def _told(arm: Arm, records: Sequence[RunRecord], settings: RecipeSettings, seve
 def _at_floor(record: RunRecord, settings: RecipeSettings) -> Iterator[tuple[str, int]]:
     """(layer, channels) of the layers that are as narrow as they may be after the round that cut first."""
     dense = record.dense_widths
-    first = next((r for r in record.rounds if r.channels < sum(dense.values())), None)
+    first = next((r for r in record.rounds if any(r.widths.get(n, w) < w for n, w in dense.items())), None)
     widths = first.widths if first is not None else dense
     for name, size in dense.items():
         floor = -(-floor_of(settings.min_channels, size) // settings.round_to) * settings.round_to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self, get_args
@@ -91,7 +92,9 @@ class RoundSettings(RecipeSettings):
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers below one."""
         super().__post_init__()
-        replace(self.training(self.round_epochs, 0), lr=self.rate_of_rounds)
+        self.training(self.round_epochs, 0)
+        if not 0 < self.rate_of_rounds < math.inf:
+            raise wrong("round_lr must be above 0", str(self.round_lr))
         among("weights", [self.weights], get_args(WeightPolicy))
         if self.hold_out is None:
             object.__setattr__(self, "hold_out", 0 if self.test_half else self.usual_hold_out)

@@ -59,7 +59,7 @@ RECORDS = {
     "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --tolerance 0.05 --no-equal-compute",
     "pruning-from-scratch-searches": f"pruning-from-scratch {VGG} --limit-train 25000 --batch-size 64 --lr 0.05 "
     "--start-epochs 3 --epochs 3 --gate-epochs 3 --score-images 5000 --schedule cosine --warmup-epochs 0.3 "
-    "--searches 4 --checkpoints 3 --no-equal-compute",
+    "--searches 4 --checkpoints 3 --min-channels 2 --no-equal-compute",
     "pretraining-efficientnet-lite0": "pretraining-impact --model examples.efficientnet_lite0:build --image-size 64 "
     "--data cifar10 --data-dir CIFAR --source WEIGHTS --limit-train 16000 --val-size 1000 --batch-size 32 --lr 0.01 "
     "--warmup-epochs 0.2 --augment flip --channels-last --start-epochs 1 --rounds 3 --share 0.1 --round-epochs 0.15 "
@@ -88,9 +88,10 @@ RECORDS = {
     "small-linear-filter-ensembles": f"linear-filter-ensembles {MLP} --limit-train 5000 --val-size 1000 "
     "--hold-out 500 --start-epochs 4 --rounds 3 --round-epochs 2 --budget 4x --min-channels 1",
     "small-pruning-from-scratch": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 --epochs 3 "
-    "--gate-epochs 4 --score-images 2500 --no-equal-compute",
+    "--gate-epochs 4 --score-images 2500 --min-channels 2 --no-equal-compute",
     "small-pruning-from-scratch-searches": f"pruning-from-scratch {SMALL} --schedule cosine --start-epochs 3 "
-    "--epochs 3 --gate-epochs 4 --score-images 2500 --searches 4 --checkpoints 3 --no-scratch-b --no-equal-compute",
+    "--epochs 3 --gate-epochs 4 --score-images 2500 --searches 4 --checkpoints 3 --no-scratch-b --min-channels 2 "
+    "--no-equal-compute",
 }
 """What is run. CIFAR, MNIST and SHARED stand for the folders of the data, WEIGHTS for the file of the package that
 examples/efficientnet_lite0.py names (run it from the repository's root)."""

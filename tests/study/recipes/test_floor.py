@@ -53,8 +53,8 @@ def test_floors_of_all_recipes_that_take_a_share(tmp_path: Path) -> None:
 def test_a_share_is_rounded_up_and_two_at_least_and_a_count_is_a_count() -> None:
     assert [floor_of(0.05, n) for n in (16, 40, 41, 128)] == [2, 2, 3, 7]
     assert [floor_of(n, 128) for n in (1, 5)] == [1, 5]
-    assert BonsaiHypothesis().min_channels == LinearFilterEnsembles().min_channels == 0.05
-    assert PruningFromScratch().min_channels == 2
+    for settings in (BonsaiHypothesis(), LinearFilterEnsembles(), PruningFromScratch()):
+        assert settings.min_channels == 0.05
 
 
 def test_a_floor_is_a_count_or_a_share(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class PruningFromScratch(RecipeSettings):
     warmup_epochs: float = 0.0
     start_epochs: float = 160.0
     score_images: int = 50000
-    min_channels: int | float = 2
+    min_channels: int | float = 0.05
     budgets: tuple[str, ...] = ()
     epochs: float = 160.0
     expand: float = 1.25

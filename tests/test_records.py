@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from torchbonsai.study.about import read_study
+from torchbonsai.study.recipes.iterative import Iterative
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "recipes"
@@ -82,6 +83,26 @@ def test_records_are_told_again_without_what_was_run(
     for other in (folder, tmp_path / "small-network-trimming"):
         with pytest.raises(SystemExit, match=f"{other.name}: what is kept there is not of the command"):
             benchmark.retell(other)
+
+
+def test_records_have_the_controls_that_a_run_has_today(benchmark: ModuleType) -> None:
+    """Of recipes in rounds: a dense network from every start, uniform widths of an arm's size in the study's unit, and
+    how sure scores are, where a recipe tells."""
+    for path in sorted(RESULTS.glob("*/study.json")):
+        study = read_study(path.parent)
+        recipe = benchmark.RECIPES[study.about.recipe]
+        if not issubclass(recipe, Iterative):
+            continue
+        size = "params" if recipe.unit == "params" else "macs"
+        for fairness in {r.arm.fairness for r in study.records}:
+            here = [r for r in study.records if r.arm.fairness == fairness]
+            own = [r for r in here if r.arm.control == ""]
+            assert {r.arm.start for r in here if r.arm.control == "dense"} == {r.arm.start for r in own}, path
+            told = recipe.name in ("network-trimming", "linear-filter-ensembles")
+            assert not told or all(len(r.scored) == study.about.config["rounds"] for r in own), path
+            for r in (r for r in here if r.arm.control == "uniform-new"):
+                others = [getattr(o, size) for o in own if o.seed == r.seed]
+                assert min(abs(getattr(r, size) / other - 1) for other in others) < 0.06, (path, r.seed)
 
 
 def test_every_record_has_settings_to_be_told_again_with(benchmark: ModuleType) -> None:

@@ -49,6 +49,15 @@ def test_arms_and_controls(study: tuple[Path, list[RunRecord]]) -> None:
     assert len(of(records, "reinitialised")) == 3, "one a seed: both starts end in the same shape"
 
 
+def test_the_papers_second_network_is_cut_through_its_depthwise_convolutions(tmp_path: Path) -> None:
+    settings = {"model": "mobilenet_v2", "width": 0.25, "rounds": 1, "share": 0.5, "start_epochs": 1, "round_epochs": 1}
+    records = followed("pretraining-impact", tmp_path, **settings, equal_compute=False, limit_train=32, batch_size=16)
+    for r in of(records, ""):
+        assert r.widths == {n: int(0.5 * w + 0.5) for n, w in r.dense_widths.items()}
+        assert r.verification["exact"] is True
+    assert {r.arm.start for r in of(records, "dense")} == {"pretrained", "untrained"}
+
+
 def test_every_layer_loses_the_same_share_in_every_round(study: tuple[Path, list[RunRecord]]) -> None:
     _, records = study
     for r in of(records, ""):

@@ -67,7 +67,10 @@ def test_records_are_told_again_without_what_was_run(
     (folder / "report.html").write_text("an old report")
     benchmark.retell(folder)
     study, page = read_study(folder), (folder / "README.md").read_text()
-    (sentence,) = study.about.sentences
+    sentence, apoz = study.about.sentences
+    assert apoz.startswith(
+        "Mean APoZ by layer under equal-epochs, before the first cut / before the last: conv2 0.68 / 0.65"
+    )
     assert sentence.startswith("Under equal-epochs, trimming left 86.4 k of 431 k parameters (4.99 times fewer)")
     assert f"- {sentence}\n" in page
     assert sentence in (folder / "report.html").read_text()
@@ -75,7 +78,7 @@ def test_records_are_told_again_without_what_was_run(
     assert study.about.hardware == before.about.hardware
     (took,) = (line for line in kept.splitlines() if line.startswith("Its stages took "))
     assert took in page.splitlines()
-    assert "commit of the report 552a5e1, told again at commit c0ffee1, device" in page
+    assert "commit of the report e1f50d1, told again at commit c0ffee1, device" in page
     assert f"records {folder.name}/records\n" in page, "no place of this machine"
     benchmark.retell(folder)
     assert (folder / "README.md").read_text() == page, "as often as one likes"

@@ -104,6 +104,7 @@ def test_neurons_of_an_mlp_against_a_regression_by_hand():
         expected = np.linalg.lstsq(design, by_hand(model, batches, group.name, masks), rcond=None)[0][1:]
         assert np.allclose(scores[group.name], expected, atol=1e-6)
     assert context.details["forward_passes"] == sum(f.masks for f in context.details["linear_fits"].values())
+    assert context.details["masks"] == context.details["forward_passes"]
 
 
 @pytest.mark.parametrize("drawn", ["layer", "global"])

@@ -60,7 +60,7 @@ class LinearFilterEnsembles:
     runs one full forward a mask.
 
     After scoring, `details["linear_fits"]` of the context (and of `tb.prune`'s result) is {group: LinearFit}:
-    standard errors, R², how many masks; `details["forward_passes"]` the masks in all, each worth one full forward.
+    standard errors, R², how many masks; `details["masks"]` the masks in all, each worth one full forward.
 
     >>> import torch, torchbonsai as tb
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
@@ -123,6 +123,7 @@ class LinearFilterEnsembles:
                 context, lost(self.performance, context), replay=self.replay, half=self.precision == "bf16"
             )
             context.details["forward_passes"] = int(self.performance == "agreement")  # the network whole
+            context.details["masks"] = 0
             if self.drawn == "global":
                 everything = np.arange(context.graph.n_atoms)
                 fit = self._fit(context, masked, everything, 0, self._share(context, context.graph.groups))
@@ -157,6 +158,7 @@ class LinearFilterEnsembles:
             masks, performance = np.concatenate([masks, more]), np.append(performance, -masked.losses(atoms, more))
             fit = fit_linear(masks, performance, self.ridge)
         context.details["forward_passes"] += len(masks)
+        context.details["masks"] += len(masks)
         return replace(fit, settled=settled)
 
     def first_masks(self, n: int, generator: np.random.Generator) -> Masks:

@@ -122,12 +122,23 @@ def test_the_doubt_is_that_at_the_cut_that_was_made() -> None:
     result = result_of({"0": 3}, 0.5)
     fits = result.details["linear_fits"]
     effects, errors = torch.tensor([0.0, 1, 10, 11]).double(), torch.ones(4).double()
-    fits["0"] = replace(fits["0"], effects=effects, standard_errors=errors, settled=True, masks=5)
-    fits["1"] = replace(fits["1"], effects=effects, standard_errors=errors, settled=False, masks=11)
+    fits["0"] = replace(fits["0"], effects=effects, standard_errors=errors, settled=True)
+    fits["1"] = replace(fits["1"], effects=effects, standard_errors=errors, settled=False)
     told = scored(result)
-    assert (told["layers"], told["settled"], told["masks"], told["channels"]) == (2, 1, 16, 8)
+    assert (told["layers"], told["settled"], told["channels"]) == (2, 1, 8)
     assert told["doubt"] == pytest.approx(2 * NormalDist().cdf(-0.5) / 8)
     assert not {"layers", "settled", "doubt"} & scored(result_of({"0": 3}, None)).keys()
+
+
+def test_masks_over_all_layers_at_once_are_counted_once() -> None:
+    torch.manual_seed(0)
+    model, inputs = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3))), torch.randn(8, 4)
+    batches = [(inputs, torch.arange(8) % 4)]
+    for drawn, fits in (("layer", 2), ("global", 1)):
+        criterion = tb.criteria.LinearFilterEnsembles(drawn=drawn)
+        result = tb.prune(model, inputs, budget=tb.Budget(channels=0.5), criterion=criterion, batches=batches)
+        one = result.details["linear_fits"]["0"].masks
+        assert scored(result)["masks"] == result.details["forward_passes"] == fits * one
 
 
 def test_what_did_not_settle_is_told() -> None:

@@ -268,7 +268,7 @@ def scored(result: PruneResult) -> dict[str, float]:
         return {}
     found = {
         "channels": sum(len(fit.effects) for fit in fits),
-        "masks": sum(fit.masks for fit in fits),
+        "masks": result.details["masks"],  # those over all layers at once are of every layer's fit
         "standard_error": float(torch.cat([fit.standard_errors for fit in fits]).nanmedian()),
         "spread": float(torch.cat([fit.effects for fit in fits]).std()),
     }

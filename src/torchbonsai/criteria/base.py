@@ -233,12 +233,16 @@ def _no_widths() -> ConfigError:
     )
 
 
+def form_of(value: Any) -> str:
+    """What a value is, for messages."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def _no_classes(outputs: Any) -> DataError:
-    got = f"{outputs.dtype} of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
     return DataError(
         message(
             "the default loss needs a model whose output is a float tensor (n, classes, …)",
-            got,
+            form_of(outputs),
             "a model that returns a dict, a tuple or one number an image",
             "pass loss=, a callable(model, batch) that returns a scalar",
         )

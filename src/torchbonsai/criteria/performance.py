@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from torchbonsai.core.errors import ConfigError, DataError, PruningError, message
 from torchbonsai.cost.evaluate import call
-from torchbonsai.criteria.base import Loss, ScoringContext
+from torchbonsai.criteria.base import Loss, ScoringContext, form_of
 
 Performance = Literal["loss", "accuracy", "agreement"]
 PERFORMANCES = ("loss", "accuracy", "agreement")
@@ -50,7 +50,7 @@ class _Accuracy:
         output = call(model, self.context.inputs_of(batch))
         found = output.argmax(1) if isinstance(output, Tensor) and output.ndim > 1 else None
         if found is None or found.shape != classes.shape:
-            raise _no_accuracy(f"classes {tuple(classes.shape)} beside an output that is {_form(output)}")
+            raise _no_accuracy(f"classes {tuple(classes.shape)} beside an output that is {form_of(output)}")
         if id(batch) not in self.seen:
             self.seen.add(id(batch))
             if not 0 <= int(classes.min()) <= int(classes.max()) < output.shape[1]:
@@ -76,11 +76,11 @@ class _Agreement:
 def _classes(batch: Any) -> Tensor:
     """The class numbers in a batch."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
-        raise _no_accuracy(f"a batch that is {_form(batch)}")
+        raise _no_accuracy(f"a batch that is {form_of(batch)}")
     given = batch[1]
     whole = isinstance(given, Tensor) and not (given.is_floating_point() or given.is_complex())
     if not whole or given.dtype == torch.bool:
-        raise _no_accuracy(f"batch[1] that is {_form(given)}")
+        raise _no_accuracy(f"batch[1] that is {form_of(given)}")
     return given
 
 
@@ -95,10 +95,6 @@ def _no_accuracy(got: str) -> DataError:
     )
 
 
-def _form(value: Any) -> str:
-    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
 def _logits(output: Any) -> Tensor:
     """log_softmax(output, 1). Raises PruningError where an output is no (N, classes, …) tensor."""
     if isinstance(output, Tensor) and output.is_floating_point() and output.ndim > 1 and output.shape[1] > 1:
@@ -106,7 +102,7 @@ def _logits(output: Any) -> Tensor:
     raise PruningError(
         message(
             "performance='agreement' compares classes: a model whose output is a float tensor (N, classes, …)",
-            _form(output),
+            form_of(output),
             "a model that returns a dict or a tuple, one number an image, or classes instead of scores",
             "performance='loss' with a loss= of your own, against what the whole model gives",
         )

@@ -25,9 +25,8 @@ def accuracy(
 ) -> float:
     """The share of `split` classified right, in [0, 1]: every image counts once, whatever the batches.
 
-    batch_size: images a pass; by default 64 on a CPU, where larger batches leave its caches (MobileNet v2 and
-    EfficientNet-Lite0 were twice as slow at 500), and 500 elsewhere. team: other processes that take their shares of
-    the images, ragged or not; all get the same figure.
+    batch_size: images a pass; by default 64 on a CPU, where larger batches leave its caches, and 500 elsewhere. team:
+    other processes that take their shares of the images, ragged or not; all get the same figure.
 
     Eval mode; training flags are restored. Raises DataError where an output is not finite, ConfigError where the
     model has another number of outputs than there are classes.

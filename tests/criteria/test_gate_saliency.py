@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import torchbonsai as tb
 from torchbonsai.criteria import GateSaliency
+from torchbonsai.criteria.base import ScoringContext
 
 
 class Gated(nn.Module):
@@ -82,6 +83,36 @@ def test_pressure_closes_gates_and_without_it_fewer_close(net, batches):
 
 
 def test_settings_that_mean_nothing_are_refused():
-    for settings in ({"sparsity": 1.5}, {"strength": -1}, {"epochs": 0}, {"lr": 0}):
+    refused = ({"sparsity": 1.5}, {"strength": -1}, {"epochs": 0}, {"epochs": True}, {"lr": 0}, {"seed": -1})
+    for settings in refused:
         with pytest.raises(tb.ConfigError, match=next(iter(settings))):
             GateSaliency(**settings)
+
+
+class Dropping(torch.nn.Module):
+    """Remembers which of its hidden neurons dropout left on."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.drop, self.last = torch.nn.Linear(6, 40), torch.nn.Dropout(0.5), torch.nn.Linear(40, 3)
+        self.seen = []
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        on = self.drop(torch.ones_like(hidden))
+        if self.training:
+            self.seen.append(on.detach() != 0)
+        return self.last(hidden * on)
+
+
+def test_dropout_draws_anew_in_every_step():
+    seen = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        net, batches = Dropping(), [(torch.randn(4, 6), torch.arange(4) % 3)]
+        context = ScoringContext(tb.trace(net, batches[0][0]), net, batches)
+        net.seen.clear()
+        context.resolve(GateSaliency(epochs=5))
+        seen.append(torch.stack([on for on in net.seen if not on.all()]))
+    assert torch.equal(*seen), "the same when it is done again"
+    assert len({tuple(on.flatten().tolist()) for on in seen[0]}) == 5

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from torchbonsai import criteria
 from torchbonsai.core.errors import ConfigError, DataError, PruningError
 from torchbonsai.criteria import Magnitude, Random, ScoringContext
 from torchbonsai.criteria.reduce import norms
@@ -126,3 +127,10 @@ def test_scores_that_do_not_fit_are_refused(scores, words):
     toy = toys.chain()
     with pytest.raises(PruningError, match=words):
         ScoringContext(toy.graph, toy.model).resolve(Wrong())
+
+
+@pytest.mark.parametrize("criterion", ["Random", "HessianDiagonal", "LinearFilterEnsembles", "GateSaliency"])
+@pytest.mark.parametrize("seed", [-1, 0.5, True])
+def test_a_seed_is_a_whole_number(criterion, seed):
+    with pytest.raises(ConfigError, match="seed must be"):
+        getattr(criteria, criterion)(seed=seed)

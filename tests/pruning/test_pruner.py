@@ -1,6 +1,7 @@
 """`tb.Pruner`: the loop's own objects are narrowed, all or nothing, and training goes on as if nothing had happened."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -283,3 +284,76 @@ def test_what_cannot_be_pruned_in_place_is_refused_at_once():
     pruner = tb.Pruner(hooked, X, torch.optim.SGD(hooked.parameters(), lr=0.1), budget=budget)
     with pytest.raises(tb.PlanError, match="hook"):
         pruner.step()
+
+
+def chain(*widths):
+    """8 inputs, ReLU between; the first layers' later channels are small, so that a ranking leaves them one channel."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = [8, *widths, 3]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
+        model = nn.Sequential(*layers)
+    with torch.no_grad():
+        for layer in layers[:-4:2]:
+            layer.weight[1:] *= 1e-3
+    return model
+
+
+def left(model, cuts, **options):
+    """The hidden widths after each of the cuts."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = tb.Pruner(model, torch.zeros(2, 8), optimizer, schedule=Iterative(cuts=cuts, every=1), **options)
+    seen = []
+    for _ in range(cuts):
+        pruner.step()
+        seen.append([m.out_features for m in model if isinstance(m, nn.Linear)][:-1])
+    return seen, pruner.result()
+
+
+@pytest.mark.parametrize("amount", [8, 8 / 34])
+def test_a_layer_that_reached_one_channel_still_counts(amount):
+    """The next trace has no group of it."""
+    options = {"budget": tb.Budget(channels=amount), "criterion": tb.criteria.Magnitude(normalise=None)}
+    seen, result = left(chain(6, 6, 6, 16), 3, **options)
+    once = tb.prune(chain(6, 6, 6, 16), torch.zeros(2, 8), **options)
+    assert 1 in seen[0], "else this test shows nothing"
+    assert sum(seen[-1]) == result.cost.after.channels == once.cost.after.channels == 8
+
+
+def test_widths_floors_and_multiples_by_name_hold_when_a_layer_is_at_one_channel():
+    assert left(chain(2, 8), 2, budget=tb.Budget(widths={"0": 1, "2": 2}))[0][-1] == [1, 2]
+    assert left(chain(3, 32), 3, budget=tb.Budget(channels=0.125), scope="uniform")[0][1:] == [[1, 8], [1, 4]]
+    for name in ("min_channels", "round_to"):
+        seen, _ = left(chain(2, 8), 4, budget=tb.Budget(channels=0.2), scope="knapsack", **{name: {"0": 1, "2": 1}})
+        assert seen[-1] == [1, 1]
+
+
+def test_the_schedule_s_last_cut_asks_nothing_more_of_a_network_that_is_small_enough():
+    seen, result = left(chain(1, 4), 4, budget=tb.Budget(widths={"2": 3}))
+    assert seen == [[1, 4], [1, 3], [1, 3], [1, 3]]
+    assert result.plan.shapes["2.weight"] == (4, 1)
+
+
+@pytest.mark.parametrize("names", [lambda m: m[0].parameters(), lambda m: (n for n in ["0"]), lambda m: m[0]])
+def test_what_is_named_once_is_meant_at_every_cut(names):
+    model = chain(6, 6)
+    assert left(model, 2, budget=tb.Budget(channels=0.7), ignore=names(model))[0] == [[6, 5], [6, 4]]
+    model = chain(6, 6)
+    assert left(model, 2, budget=tb.Budget(channels=0.7), only=names(model))[0] == [[5, 6], [4, 6]]
+    model = chain(6, 6)
+    assert left(model, 2, budget=tb.Budget(channels=0.7), only=[model[0].weight])[0] == [[5, 6], [4, 6]]
+
+
+def test_a_criterion_without_its_data_is_an_error_before_any_training():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(tb.DataError, match="needs batches"):
+        tb.Pruner(model, X, optimizer, budget=tb.Budget(channels=0.5), criterion=tb.criteria.Taylor())
+
+
+@pytest.mark.parametrize("name", ["min_channels", "round_to"])
+def test_a_name_that_fits_nothing_is_an_error_before_any_training(name):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(tb.ConfigError, match="near matches"):
+        tb.Pruner(model, X, optimizer, budget=tb.Budget(channels=0.5), **{name: {"stme": 2}})

@@ -68,3 +68,10 @@ def test_one_cycle_is_slow_fast_slow():
 def test_what_makes_no_schedule_is_refused(make):
     with pytest.raises(ConfigError, match="must"):
         make()
+
+
+def test_a_one_cycle_of_any_steepness_has_its_shares():
+    for alpha, beta in ((14.0, 900.0), (800.0, 5.0), (14.0, -900.0)):
+        shares = [OneCycle(0, 100, 10, alpha=alpha, beta=beta).keep(step, 0.2) for step in range(10, 101, 10)]
+        assert all(0.2 <= b <= a <= 1 for a, b in itertools.pairwise(shares))
+        assert shares[-1] == 0.2

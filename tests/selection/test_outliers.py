@@ -24,7 +24,17 @@ def test_by_hand():
     assert widths(kept(1.0)) == [4, 4]  # 1 is not below 3 − 2
     assert widths(kept(0.99)) == [2, 4]
     assert widths(kept(1.99)) == [4, 4]
-    assert widths(kept(2.0)) == [4, 5]  # 0 is not below 3.2 − 3.2
+    assert widths(kept(2.0)) == widths(kept(9.0)) == [4, 4]  # 0 is not below 3.2 − 3.2, but the least there can be
+
+
+def test_scores_of_zero_go_however_many_they_are():
+    """A layer most of whose channels are dead has a threshold below zero."""
+    for dead, stay in ((0, 10), (1, 9), (6, 4), (9, 1), (10, 10)):
+        scores = torch.full((10,), 0.3)
+        scores[:dead] = 0
+        assert widths(select(plain_graph(10), {"g0": scores}, Budget(outliers=1.0))) == [stay]
+    negative = torch.tensor([-1.0, 0, 0, 0, 0])  # zero is not the least there can be
+    assert widths(select(plain_graph(5), {"g0": negative}, Budget(outliers=1.0))) == [4]
 
 
 def test_in_every_scope_alike():

@@ -94,14 +94,7 @@ class ScoringContext:
     def data(self) -> list[Any]:
         """The batches of a criterion that cannot do without. Raises DataError where there are none."""
         if not self.batches:
-            raise DataError(
-                message(
-                    "this criterion needs batches",
-                    "none" if self.batches is None else "an iterable without a batch",
-                    "batches=None, an exhausted generator, or a loader with drop_last on too few samples",
-                    "pass batches=, an iterable of (inputs, targets)",
-                )
-            )
+            raise no_batches("none" if self.batches is None else "an iterable without a batch")
         return self.batches
 
     @cached_property
@@ -218,6 +211,18 @@ def _without_values(criterion: Criterion) -> PruningError:
             "a model on the meta device, which has shapes only",
             "the model was built under torch.device('meta') to save memory",
             "pass criterion=tb.criteria.Random() where only the widths matter, or load the weights first",
+        )
+    )
+
+
+def no_batches(got: str) -> DataError:
+    """The error for a criterion that needs data and has none."""
+    return DataError(
+        message(
+            "this criterion needs batches",
+            got,
+            "batches=None, an exhausted generator, or a loader with drop_last on too few samples",
+            "pass batches=, an iterable of (inputs, targets)",
         )
     )
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from torchbonsai.core.errors import ConfigError, PruningError, message
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
+from torchbonsai.criteria.options import whole
 from torchbonsai.criteria.sensitivity import Sensitivity
 
 PASSES = 3
@@ -60,7 +61,8 @@ class GateSaliency:
     def __post_init__(self) -> None:
         _need(0 <= self.sparsity <= 1, "sparsity must be within [0, 1]", self.sparsity)
         _need(0 <= self.strength < math.inf, "strength must be at least 0 and finite", self.strength)
-        _need(isinstance(self.epochs, int) and self.epochs >= 1, "epochs must be a whole number above 0", self.epochs)
+        whole("epochs", self.epochs, 1)
+        whole("seed", self.seed, 0)
         _need(0 < self.lr < math.inf, "lr must be above 0 and finite", self.lr)
 
     def score(self, context: ScoringContext) -> Scores:
@@ -69,11 +71,13 @@ class GateSaliency:
         data, gates = context.data(), sensitivity.gates()
         optimizer = torch.optim.Adam([gates], lr=self.lr)
         generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.epochs):
-            for number in torch.randperm(len(data), generator=generator).tolist():
+        for epoch in range(self.epochs):
+            for step, number in enumerate(torch.randperm(len(data), generator=generator).tolist()):
                 optimizer.zero_grad()
                 sensitivity.run(
-                    data[number], lambda batch: self._objective(sensitivity.loss(batch, gates), gates).backward()
+                    data[number],
+                    lambda batch: self._objective(sensitivity.loss(batch, gates), gates).backward(),
+                    draw=epoch * len(data) + step,  # dropout is to draw anew in every step
                 )
                 optimizer.step()
                 with torch.no_grad():

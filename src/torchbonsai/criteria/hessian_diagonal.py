@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchbonsai.core.errors import ConfigError, PruningError, message
+from torchbonsai.core.errors import PruningError, message
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
+from torchbonsai.criteria.options import whole
 from torchbonsai.criteria.sensitivity import Sensitivity
 
 
@@ -37,9 +38,9 @@ class HessianDiagonal:
     needs = frozenset({"gradients"})
 
     def __post_init__(self) -> None:
-        if self.probes is not None and (isinstance(self.probes, bool) or self.probes < 1):
-            got = repr(self.probes)
-            raise ConfigError(message("probes must be a positive int or None", got, "a typing error", "probes=16"))
+        if self.probes is not None:
+            whole("probes", self.probes, 1)
+        whole("seed", self.seed, 0)
 
     @property
     def claims(self) -> frozenset[str]:

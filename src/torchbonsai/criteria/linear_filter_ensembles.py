@@ -32,7 +32,7 @@ from torchbonsai.criteria.base import Scores, ScoringContext
 from torchbonsai.criteria.linear_fit import Floats, LinearFit, fit_linear, identifiable
 from torchbonsai.criteria.masked_loss import MaskedLoss
 from torchbonsai.criteria.masks import DESIGNS, Design, Masks, draw_round
-from torchbonsai.criteria.options import one_of
+from torchbonsai.criteria.options import one_of, whole
 from torchbonsai.criteria.performance import PERFORMANCES, Performance, lost
 from torchbonsai.graph.channel_graph import ChannelGroup, Ints
 from torchbonsai.graph.forward import undisturbed
@@ -91,6 +91,7 @@ class LinearFilterEnsembles:
         one_of("drawn", self.drawn, ("layer", "global"))
         one_of("performance", self.performance, PERFORMANCES)
         one_of("precision", self.precision, ("model", "bf16"))
+        whole("seed", self.seed, 0)
         _between("keep", self.keep, 0, 1)
         _between("masks_per_channel", self.masks_per_channel, 0, math.inf)
         _between("doubt", self.doubt, 0, 0.5)

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
+from torchbonsai.criteria.options import whole
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Random:
     normalise: Normalise = None
     needs: ClassVar[frozenset[str]] = frozenset()
     claims: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        whole("seed", self.seed, 0)
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64 in [0, 1)}."""

@@ -54,11 +54,11 @@ class Sensitivity:
             for length, batch in zip(lengths, data, strict=True)
         ]
 
-    def run(self, batch: Any, function: Callable[[Any], Any]) -> Any:
-        """function(batch) in the right mode, with random draws that leave no trace."""
+    def run(self, batch: Any, function: Callable[[Any], Any], draw: int = 0) -> Any:
+        """function(batch) in the right mode, with random draws that leave no trace: the same for the same `draw`."""
         model = self.context.model
         with undisturbed(model), _mode(model, self.train), torch.enable_grad():
-            draw_alike()
+            draw_alike(draw)
             return function(batch)
 
     def gradients(self) -> list[tuple[float, Tensor]]:

@@ -251,11 +251,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             np.random.set_state(arrays)
 
 
-def draw_alike() -> None:
+def draw_alike(seed: int = 0) -> None:
     """Inside `undisturbed`: every pass draws the same numbers, so that two passes differ by the cut alone."""
-    torch.default_generator.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def doubled(example: Example) -> Example:

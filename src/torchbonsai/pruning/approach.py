@@ -9,11 +9,13 @@ import torch
 
 from torchbonsai.core.errors import ConfigError, PlanError, message
 from torchbonsai.cost.macs import Cost, CostModel
-from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph
+from torchbonsai.pruning.rounds import Places, by_group, frozen, held, places_of, widths_of
 from torchbonsai.pruning.schedules import Schedule
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.selection.select import Floors, Scope, floor_counts, select
-from torchbonsai.selection.widths import widths_by_group
+from torchbonsai.selection.widths import by_group as numbers_by_group
+from torchbonsai.selection.widths import still_named, widths_by_group
 from torchbonsai.surgery.plan import PruningPlan
 
 _AMOUNTS = ("macs", "params", "channels")
@@ -22,7 +24,10 @@ Numbers = int | Mapping[str, int]
 
 @dataclass(frozen=True, eq=False)
 class Approach:
-    """budget, round_to, min_channels: of `graph`, the original. Raises ConfigError for a budget without a way to it."""
+    """budget, round_to, min_channels: of `graph`, the original.
+
+    Raises ConfigError for a budget without a way to it, and for names that fit no group.
+    """
 
     graph: ChannelGraph
     budget: Budget
@@ -32,6 +37,8 @@ class Approach:
     min_channels: Floors
     dense: Cost = field(init=False)
     widths: dict[str, int] = field(init=False)
+    floors: list[int] = field(init=False)
+    places: Places = field(init=False)
 
     def __post_init__(self) -> None:
         if self.budget.zeros or self.budget.shares or self.budget.measured or self.budget.outliers is not None:
@@ -45,6 +52,9 @@ class Approach:
             )
         object.__setattr__(self, "dense", CostModel(self.graph).dense)
         object.__setattr__(self, "widths", widths_by_group(self.graph, self.budget.widths or {}))
+        object.__setattr__(self, "floors", floor_counts(self.graph, self.min_channels))
+        object.__setattr__(self, "places", places_of(self.graph))
+        numbers_by_group(self.graph, self.round_to, 1, "round_to")
 
     def due(self, step: int) -> Budget | None:
         """What the original is to be cut to after training step `step`, or None.
@@ -85,39 +95,45 @@ class Approach:
         )
         return Budget(widths={name: int(mask.sum()) for name, mask in chosen.items()})
 
-    def translated(self, budget: Budget, now: ChannelGraph, plan: PruningPlan) -> Budget:
-        """`budget`'s widths in the names of the groups of `now`, which `plan` left of the original.
+    def reached(self, budget: Budget, cost: Cost, plan: PruningPlan) -> bool:
+        """Whether what `plan` left of the original, at `cost`, keeps within `budget`, which is `due`."""
+        amounts = all(
+            amount is None or getattr(cost, name) <= amount for name in _AMOUNTS for amount in [getattr(budget, name)]
+        )
+        widths = widths_of(self.places, plan)
+        return amounts and all(widths[name] <= wanted for name, wanted in (budget.widths or {}).items())
 
-        Raises PlanError where a group that is to be narrowed is no longer there.
+    def again(self, budget: Budget, now: ChannelGraph, plan: PruningPlan) -> tuple[Budget, Numbers, Floors]:
+        """`budget`, which is `due`, round_to and min_channels, said of the groups of `now`, which `plan` left.
+
+        Raises PlanError where a group that is to be narrowed has no channel any more that can go.
         """
-        found = {self._original(now, g.name, plan): g for g in now.groups}
-        widths = dict(budget.widths or {})
-        lost = [n for n, w in widths.items() if n not in found and w < self.graph.by_name[n].size]
-        if lost:
-            raise PlanError(
-                message(
-                    "the network as it is now must have the groups that the original had",
-                    f"none for {lost[:3]}",
-                    "code that decides on widths, or a module that was changed by hand since",
-                    "use scope='global' with macs=, params= or channels=",
-                )
-            )
-        return replace(budget, widths={found[n].name: min(w, found[n].size) for n, w in widths.items() if n in found})
+        if not now.groups:
+            return budget, 1, 1  # the cut itself says why nothing can go
+        atoms = held(self.places, plan, now)
+        if budget.widths:
+            widths = {name: budget.widths.get(name, len(mine)) for name, mine in atoms.items()}
+            lost = [n for n, mine in atoms.items() if widths[n] < len(mine) and (mine == FROZEN).all()]
+            if lost:
+                raise _lost(lost)
+            found = by_group(now, atoms, widths)
+            budget = replace(budget, widths={n: w for n, w in found.items() if w < now.by_name[n].size} or found)
+        if budget.channels is not None:
+            # The last channel of a layer is one of the original's, but none that the graph of now counts.
+            budget = replace(budget, channels=max(1, int(budget.channels) - frozen(atoms)))
+        floors = by_group(now, atoms, dict(zip(self.graph.by_name, self.floors, strict=True)))
+        return budget, still_named(now, self.round_to), floors
 
-    def floors(self, now: ChannelGraph, plan: PruningPlan) -> dict[str, int]:
-        """{group of `now`: channels that it keeps at least}: shares of the original, of which `plan` left `now`."""
-        names = [group.name for group in self.graph.groups]
-        counts = dict(zip(names, floor_counts(self.graph, self.min_channels), strict=True))
-        return {group.name: counts[self._original(now, group.name, plan)] for group in now.groups}
 
-    def _original(self, now: ChannelGraph, name: str, plan: PruningPlan) -> str:
-        """The original's group that a group of now is what is left of."""
-        binding = now.by_name[name].bindings[0]
-        position = int((binding.index >= 0).argmax())
-        kept = plan.kept.get(binding.name, {}).get(binding.axis)
-        position = position if kept is None else int(kept[position])
-        atom = int(self.graph.axes[binding.name][binding.axis][position])
-        return self.graph.groups[int(self.graph.group_of_atom[atom])].name
+def _lost(names: list[str]) -> PlanError:
+    return PlanError(
+        message(
+            "the network as it is now must be able to lose channels where the original could",
+            f"none can go any more in {', '.join(names[:3])}",
+            "code that decides on widths, or a module that was changed by hand since",
+            "use scope='global' with macs=, params= or channels=",
+        )
+    )
 
 
 def _count(name: str, amount: float | int, dense: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -13,6 +12,7 @@ from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.graph.build import build
 from torchbonsai.graph.channel_graph import Blocks, ChannelGraph, Ints, Way
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.selection.widths import fits
 
 Named = Iterable[Any] | str | None
 
@@ -29,7 +29,7 @@ def resolved(model: nn.Module, blocks: Wanted) -> Blocks:
     paths = [p for p, _ in model.named_modules(remove_duplicate=False)]
     found: dict[str, Way] = {}
     for pattern, way in wanted.items():
-        below = [p for p in paths if any(fnmatchcase(above, pattern) for above in _and_above(p))]
+        below = [p for p in paths if any(fits(above, pattern) for above in _and_above(p))]
         if way not in ("whole", "inside") or not below:
             raise ConfigError(
                 message(
@@ -48,6 +48,14 @@ def _and_above(path: str) -> list[str]:
     return [".".join(parts[: k + 1]) for k in range(len(parts))]
 
 
+def named(model: nn.Module, items: Named, option: str) -> tuple[str, ...]:
+    """Names and patterns for what `items` holds, which go on meaning the same when a cut replaces parameters.
+
+    A module or parameter is given its first name. Raises ConfigError for what names nothing in `model`.
+    """
+    return tuple(_name(model, item, option) for item in _listed(items))
+
+
 def restrict(graph: ChannelGraph, model: nn.Module, ignore: Named = (), only: Named = None) -> ChannelGraph:
     """The graph with what `ignore` names frozen, and everything that no module in `only` makes.
 
@@ -55,13 +63,13 @@ def restrict(graph: ChannelGraph, model: nn.Module, ignore: Named = (), only: Na
     axes. Names may be glob patterns. Raises ConfigError for what names nothing.
     """
     frozen: list[tuple[Ints, str, None]] = []
-    for item in _listed(ignore):
-        shown, axes = _axes(graph, model, item, "ignore")
+    for name in named(model, ignore, "ignore"):
         frozen += [
-            (graph.evidence.labels[n][a], f"ignored, because of {n} axis {a} (ignore={shown!r})", None) for n, a in axes
+            (graph.evidence.labels[n][a], f"ignored, because of {n} axis {a} (ignore={name!r})", None)
+            for n, a in _axes(graph, model, name)
         ]
     if only is not None:
-        allowed = {axis for item in _listed(only) for axis in _axes(graph, model, item, "only")[1]}
+        allowed = {axis for name in named(model, only, "only") for axis in _axes(graph, model, name)}
         for g in graph.groups:
             made = {(b.name, b.axis) for b in g.bound("produces")} or {(b.name, b.axis) for b in g.bindings}
             if not made & allowed:
@@ -81,35 +89,40 @@ def _listed(items: Named) -> list[Any]:
     return [items] if isinstance(items, str | nn.Module | nn.Parameter) else list(items)
 
 
-def _axes(graph: ChannelGraph, model: nn.Module, item: Any, option: str) -> tuple[str, list[tuple[str, int]]]:
-    """What an item names, and the axes that it means."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+def _name(model: nn.Module, item: Any, option: str) -> str:
     if isinstance(item, str):
-        paths = [p for p in modules if p and fnmatchcase(p, item)]
-        names = [n for n in parameters if fnmatchcase(n, item)]
-        shown = item
-    elif isinstance(item, nn.Module):
-        paths, names = [p for p, m in modules.items() if m is item], []
-        shown = paths[0] if paths else type(item).__name__
+        names = [item] if any(_fitting(model, item)) else []
     else:
-        paths, names = [], [n for n, p in parameters.items() if p is item]
-        shown = names[0] if names else "a parameter"
-    if not paths and not names:
-        near = get_close_matches(str(item), [*modules, *parameters], 3) if isinstance(item, str) else []
-        raise ConfigError(
-            message(
-                f"{option}= must name modules or parameters of the model.",
-                repr(shown),
-                "a typing error, or a module of another copy of the model",
-                f"near matches: {near}" if near else "see model.named_modules()",
-            )
+        held = model.named_modules() if isinstance(item, nn.Module) else model.named_parameters()
+        names = [name or "*" for name, thing in held if thing is item]
+    if names:
+        return names[0]
+    known = [n for n, _ in model.named_modules()] + [n for n, _ in model.named_parameters()]
+    near = get_close_matches(item, known, 3) if isinstance(item, str) else []
+    raise ConfigError(
+        message(
+            f"{option}= must name modules or parameters of the model.",
+            repr(item if isinstance(item, str) else type(item).__name__),
+            "a typing error, or a module of another copy of the model",
+            f"near matches: {near}" if near else "see model.named_modules()",
         )
+    )
+
+
+def _fitting(model: nn.Module, name: str) -> tuple[list[str], list[str]]:
+    """The modules below the model, and the parameters, that a name or pattern fits."""
+    paths = [p for p, _ in model.named_modules(remove_duplicate=False) if p and fits(p, name)]
+    return paths, [n for n, _ in model.named_parameters(remove_duplicate=False) if fits(n, name)]
+
+
+def _axes(graph: ChannelGraph, model: nn.Module, name: str) -> list[tuple[str, int]]:
+    """The axes that a name or pattern means."""
+    paths, names = _fitting(model, name)
     held = {graph.aliases.get(n, n) for n in names}
     axes = [(n, a) for n in sorted(held) for a in graph.evidence.labels.get(n, {})]
     for path in paths:
         axes += _made_by(graph, path)
-    return shown, list(dict.fromkeys(axes))
+    return list(dict.fromkeys(axes))
 
 
 def _made_by(graph: ChannelGraph, path: str) -> list[tuple[str, int]]:

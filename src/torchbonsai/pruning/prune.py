@@ -19,7 +19,7 @@ from torchbonsai.graph.channel_graph import Blocks, ChannelGraph, Selection
 from torchbonsai.graph.forward import alias_copy, collector_at_rest, permanent, unwrap
 from torchbonsai.graph.outputs import Narrow
 from torchbonsai.graph.trace import observe
-from torchbonsai.pruning.controls import Named, Wanted, resolved, restrict
+from torchbonsai.pruning.controls import Named, Wanted, named, resolved, restrict
 from torchbonsai.pruning.folding import Folding, How, new_parameters, requested
 from torchbonsai.pruning.meters import Candidate, Clocked, Meters
 from torchbonsai.pruning.zeros import select_zeros
@@ -170,12 +170,13 @@ def prune(
     """
     check_budget(budget)
     given, model = model, permanent(unwrap(model))
+    ignored, allowed = named(model, ignore, "ignore"), None if only is None else named(model, only, "only")
     criterion = criterion if criterion is not None else Magnitude(p=2)
     with collector_at_rest():
 
         def observed(hollow: bool, blocks: Blocks) -> ChannelGraph:
             graph = observe(model, example_inputs, hollow, Asked(prune_outputs, blocks))
-            return restrict(graph, model, ignore, only)
+            return restrict(graph, model, ignored, allowed)
 
         graph = observed(True, resolved(model, blocks))
         settler = Settler(model, example_inputs, graph, observed)

@@ -12,11 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchbonsai.core.errors import ConfigError, PlanError, message
 from torchbonsai.cost.macs import Cost
-from torchbonsai.criteria.base import Criterion
+from torchbonsai.criteria.base import NEEDS_DATA, Criterion, no_batches
 from torchbonsai.graph.forward import permanent, unwrap
 from torchbonsai.pruning.approach import Approach
-from torchbonsai.pruning.controls import Named, restrict
+from torchbonsai.pruning.controls import Named, named, restrict
 from torchbonsai.pruning.prune import Costs, PruneResult, check_budget, prune, trace
+from torchbonsai.pruning.rounds import otherwise, widths_of
 from torchbonsai.pruning.schedules import OneShot, Schedule
 from torchbonsai.selection.budget import Budget
 from torchbonsai.selection.select import Floors, Scope
@@ -36,8 +37,8 @@ class _Settings:
     scope: Scope
     round_to: int | Mapping[str, int]
     min_channels: Floors
-    ignore: Named
-    only: Named
+    ignore: tuple[str, ...]
+    only: tuple[str, ...] | None
     loss: Loss | None
     verify: bool
 
@@ -97,10 +98,14 @@ class Pruner:
         self.model, self.example_inputs, self.optimizer = model, example_inputs, optimizer
         self.follow = tuple(follow)
         self._net = _own(model)
-        self._set = _Settings(criterion, scope, round_to, min_channels, ignore, only, loss, verify)
+        ignored = named(self._net, ignore, "ignore")
+        allowed = None if only is None else named(self._net, only, "only")
+        self._set = _Settings(criterion, scope, round_to, min_channels, ignored, allowed, loss, verify)
         self._batches = list(batches) if batches is not None and iter(batches) is batches else batches
+        if criterion is not None and criterion.needs & NEEDS_DATA and self._batches is None:
+            raise no_batches("none")
         check_followers(self._net, optimizer, self.follow)
-        self._graph = restrict(trace(self._net, example_inputs), self._net, ignore, only)
+        self._graph = restrict(trace(self._net, example_inputs), self._net, ignored, allowed)
         way = schedule if schedule is not None else OneShot()
         self._approach = Approach(self._graph, budget, way, scope, round_to, min_channels)
         self._dense = self._approach.dense
@@ -177,21 +182,23 @@ class Pruner:
         self._cost, self._checked = Cost(**state["cost"]), Verification(**state["verification"])
 
     def _cut(self, budget: Budget) -> bool:
-        given = self._set
-        whole = given.scope == "uniform"  # the widths have been rounded already
-        least = 1 if whole else given.min_channels
-        if self._cuts and (budget.widths or _relative(least)):
+        given, asked = self._set, budget.widths or {}
+        round_to: int | Mapping[str, int] = given.round_to
+        floors: Floors = given.min_channels
+        if self._cuts:
+            if self._approach.reached(budget, self._cost, self._plan):
+                return False
             now = restrict(trace(self._net, self.example_inputs), self._net, given.ignore, given.only)
-            budget = self._approach.translated(budget, now, self._plan)
-            least = self._approach.floors(now, self._plan) if _relative(least) else least
+            budget, round_to, floors = self._approach.again(budget, now, self._plan)
+        whole = given.scope == "uniform"  # the widths have been rounded already
         result = prune(
             self._net,
             self.example_inputs,
             budget=budget,
             criterion=given.criterion,
             scope=given.scope,
-            round_to=1 if whole else given.round_to,
-            min_channels=least,
+            round_to=1 if whole else round_to,
+            min_channels=1 if whole else floors,
             ignore=given.ignore,
             only=given.only,
             batches=self._batches,
@@ -204,7 +211,9 @@ class Pruner:
         narrow_in_place(result.plan, self._net, small, self.optimizer, self.follow, lambda: self._check(small))
         self._checked = result.verification if not self._cuts else _both(self._checked, result.verification)
         self._plan = compose(self._plan, result.plan) if self._cuts else result.plan
-        self._cost, self._last = result.cost.after, result
+        widths = widths_of(self._approach.places, self._plan)
+        self._cost = replace(result.cost.after, channels=sum(widths.values()))
+        self._last = replace(result, notes=(*result.notes, *otherwise(widths, asked)))
         self._cuts += 1
         return True
 
@@ -222,11 +231,6 @@ class Pruner:
                     "keep them in nn.ParameterList, or prune a copy with tb.prune",
                 )
             )
-
-
-def _relative(floors: Floors) -> bool:
-    """Whether a floor is a share, which is one of the original."""
-    return any(isinstance(f, float) for f in (floors.values() if isinstance(floors, Mapping) else [floors]))
 
 
 def _own(model: nn.Module) -> nn.Module:

@@ -146,8 +146,12 @@ class OneCycle:
         t = _time(step, self.begin, self.end, self.every)
         if t is None:
             return None
-        rise = (1 + math.exp(self.beta - self.alpha)) / (1 + math.exp(self.beta - self.alpha * t))
-        return _kept(rise, final)
+        return _kept(math.exp(_softplus(self.beta - self.alpha) - _softplus(self.beta - self.alpha * t)), final)
+
+
+def _softplus(x: float) -> float:
+    """log(1 + e^x), of any x."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def _time(step: int, begin: int, end: int, every: int) -> float | None:

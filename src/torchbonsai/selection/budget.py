@@ -20,8 +20,9 @@ class Budget:
     macs, params: ceilings. channels: of the prunable channels; a share is a target (exact), an int a ceiling.
     widths: {group or producing module: channels to keep}, exact. shares: {group, producing module or glob pattern:
     share of its channels to keep}. outliers: in every group, remove the channels whose score lies more than so many
-    standard deviations below the group's mean (1.0 with APoZ is Network Trimming's rule); the other limits then hold
-    for what is left. zeros: remove the channels that are zero already, and nothing else; it stands alone.
+    standard deviations below the group's mean, or is zero where that is the least of unequal scores (1.0 with APoZ is
+    Network Trimming's rule); the other limits then hold for what is left. zeros: remove the channels that are zero
+    already, and nothing else; it stands alone.
     peak_bytes: of activations in an eval forward of the example inputs; model_bytes: of parameters and buffers;
     ceilings. latency: the share of the dense network's time to keep, latency_ms: milliseconds; both as measured, to
     10 %, on the device and runtime that `on` names ("cpu:onnxruntime", "cpu:eager:channels_last", "cuda:compile").

@@ -1,7 +1,9 @@
 """The outlier rule: in every group, the channels whose scores lie far below the others'.
 
 Hu et al., Network Trimming (arXiv 1607.03250) cut the neurons of a layer whose APoZ is more than one standard deviation
-above the layer's mean, as secondary sources give it; with scores of 1 − APoZ that is below mean − 1 · std.
+above the layer's mean, as secondary sources give it; with scores of 1 − APoZ that is below mean − 1 · std. Where many
+channels are never active, mean + std is above 1, which no APoZ exceeds: one implementation caps the threshold at 1, so
+that those go. Here so do scores of zero where none is negative and the threshold is not above zero.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ _ROUNDING = 1e-12
 
 
 def without_outliers(graph: ChannelGraph, scores: Floats, deviations: float, least: Ints, round_to: Ints) -> Ints:
-    """(n_groups,) how many channels each group keeps when those below mean − `deviations` · std go.
+    """(n_groups,) how many channels each group keeps when the outliers go, see `staying`.
 
     scores: (n_atoms,) as the criterion gave them; std: of the whole group (divided by n). A width that is narrower than
     the group is rounded down to a multiple of `round_to` (n_groups,), but not below `least` (n_groups,).
@@ -29,10 +31,15 @@ def without_outliers(graph: ChannelGraph, scores: Floats, deviations: float, lea
 
 
 def staying(scores: Floats, deviations: float) -> int:
-    """How many of one group's channels are no outliers; scores: (n,). Equal but for rounding, none is.
+    """How many of one group's channels are no outliers: below mean − `deviations` · std, or zero, the least there is.
 
-    >>> staying(np.array([0.9, 0.8, 0.9, 0.0]), 1.0)
-    3
+    scores: (n,). Equal but for rounding, none is an outlier; nor if all are zero.
+
+    >>> staying(np.array([0.9, 0.8, 0.9, 0.0]), 1.0), staying(np.array([0.0, 0.0, 0.0, 0.9]), 1.0)
+    (3, 1)
     """
-    limit = scores.mean() - deviations * scores.std() - _ROUNDING * np.abs(scores).max()
-    return int((scores >= limit).sum())
+    largest = np.abs(scores).max()
+    limit = scores.mean() - deviations * scores.std()
+    if limit <= 0 <= scores.min() and largest > 0:
+        return int((scores > _ROUNDING * largest).sum())
+    return int((scores >= limit - _ROUNDING * largest).sum())

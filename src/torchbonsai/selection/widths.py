@@ -60,7 +60,7 @@ def by_group(graph: ChannelGraph, given: Mapping[str, Number] | Number, default:
                 f"near matches: {near}" if near else "see graph.explain() for the names",
             )
     return [
-        next((v for p, v in given.items() if any(_fits(n, p) for n in names[g.name])), default) for g in graph.groups
+        next((v for p, v in given.items() if any(fits(n, p) for n in names[g.name])), default) for g in graph.groups
     ]
 
 
@@ -82,10 +82,10 @@ def _names(graph: ChannelGraph) -> dict[str, list[str]]:
 
 
 def _fit_any(names: Mapping[str, list[str]], pattern: str) -> bool:
-    return any(_fits(n, pattern) for own in names.values() for n in own)
+    return any(fits(n, pattern) for own in names.values() for n in own)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
     """A name fits itself, whatever brackets it has; a part of a weight is named weight[0:4]."""
     return name == pattern or fnmatchcase(name, pattern)
 

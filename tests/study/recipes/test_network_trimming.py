@@ -47,10 +47,18 @@ def test_what_is_zero_more_than_a_deviation_above_the_mean_goes() -> None:
     apoz = {"rare": torch.tensor([0.1, 0.1, 0.2, 0.1]), "often": torch.tensor([0.9, 0.9, 0.9, 0.5, 1.0])}
     scores = {name: 1 - values for name, values in apoz.items()}
     one = dict.fromkeys(scores, 1)
-    assert outlying(scores, 1.0, None, one) == {"rare": 3, "often": 5}  # 1.0 is not above 0.84 + 0.174
+    assert outlying(scores, 1.0, None, one) == {"rare": 3, "often": 4}  # 0.84 + 0.174 is capped at 1.0
+    assert outlying(scores, 2.0, None, one) == {"often": 4}
     assert outlying(scores, 0.5, None, one) == {"rare": 3, "often": 4}
     assert outlying(scores, 0.5, 1, one) == {"often": 4}, "the layer with the highest mean APoZ"
-    assert outlying(scores, 0.0, None, dict.fromkeys(scores, 4)) == {"rare": 4, "often": 4}, "the floor"
+    assert outlying(scores, 0.0, None, dict.fromkeys(scores, 4)) == {"often": 4}, "the floor"
+    assert outlying(scores, 0.5, 1, {"rare": 1, "often": 5}) == {"rare": 3}, "of those that can lose a channel"
+
+
+def test_modules_that_are_not_there_are_an_error_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(tb.ConfigError, match="near matches"):
+        followed("network-trimming", tmp_path, only=("cnov2",), **SMALL)
+    assert not list(tmp_path.rglob("record.json"))
 
 
 def test_the_rule_rounds_what_it_cuts_down_to_a_multiple_as_a_budget_of_outliers_does() -> None:
@@ -64,7 +72,8 @@ def test_the_rule_rounds_what_it_cuts_down_to_a_multiple_as_a_budget_of_outliers
             model, torch.zeros(1, 4), budget=tb.Budget(outliers=deviations), criterion=Given(scores),
             round_to=round_to, min_channels=floor,
         )  # fmt: skip
-        assert found == {name: int(mask.sum()) for name, mask in cut.selection.items()}
+        narrower = {name: int(mask.sum()) for name, mask in cut.selection.items() if not mask.all()}
+        assert found == narrower
         assert all(width % round_to == 0 or width == len(scores[name]) for name, width in found.items())
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import torchbonsai as tb
 from torchbonsai.models.build import ModelConfig, build
+from torchbonsai.pruning.rounds import by_group, frozen, held, places_of, widths_of
 from torchbonsai.study.stages.network import Network, whole
-from torchbonsai.study.stages.widths import by_group, frozen, held, places_of, widths_of
 from torchbonsai.surgery import repair
 
 SHORT = {"model": "bonsai_small", "augment": (), "min_channels": 1, "round_epochs": 1, "limit_train": 32}

@@ -62,7 +62,7 @@ def test_network_trimming_runs_and_its_control_has_its_shapes(tmp_path: Path) ->
 def test_a_control_whose_shapes_are_not_the_arm_s_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the control's graph has other groups, there are only the widths of the dense network's layers to go by."""
     monkeypatch.setattr(stage, "_as_cut", lambda like, graph: {})
-    settings = {"methods": ("l2",), "budget": "1.3x", "min_channels": 0.6, "rounds": 3}
+    settings = {"methods": ("l2",), "budget": "1.5x", "min_channels": 0.3, "rounds": 2}
     controls = of(followed("bonsai-hypothesis", tmp_path, **SHORT, **settings), "random-widths")
     assert controls
     assert all(any("other shapes than its arm" in note for note in r.notes) for r in controls)

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean as mean
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS
+from torchbonsai.study.arms import EQUAL_COMPUTE, EQUAL_EPOCHS, Material
 from torchbonsai.study.recipes.iterative import Iterative
-from torchbonsai.study.recipes.kit import Kit
+from torchbonsai.study.recipes.kit import Kit, check_only
 from torchbonsai.study.recipes.narrow import narrowest
 from torchbonsai.study.recipes.settings import RoundSettings
 from torchbonsai.study.recipes.words import gap, smaller
@@ -118,6 +118,12 @@ class Recipe(Iterative):
     def reached(self) -> str:
         """The budget, or after how many rounds."""
         return self.settings.budget or f"{self.settings.rounds}-rounds"
+
+    def look(self, settings: Any) -> tuple[Material, dict[str, str]]:
+        """The model and the data; the names of modules against the model."""
+        material, places = super().look(settings)
+        check_only(material, settings.trimmed)
+        return material, places
 
     def starts(self, kit: Kit, seed: int) -> dict[str, Stage]:
         """Step 1: the network is trained conventionally."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.pruning.rounds import by_group, held, places_of
 from torchbonsai.selection.budget import at_least
 from torchbonsai.study.stages.network import Network
 
@@ -20,5 +21,11 @@ def floor_of(least: int | float, dense: int) -> int:
 
 
 def floors_of(least: int | float, network: Network, graph: ChannelGraph) -> dict[str, int]:
-    """{group of `graph`: channels that it keeps at least}, of the dense widths of `network`, which `graph` is of."""
-    return {g.name: floor_of(least, network.dense_widths.get(g.name, g.size)) for g in graph.groups}
+    """{group of `graph`: channels that it keeps at least}, of the dense widths of `network`, which `graph` is of.
+
+    Where `graph` ties what was apart in the dense network, no layer gets narrower than its own floor.
+    """
+    if not graph.groups:
+        return {}  # the cut itself says why nothing can go
+    counts = {name: min(floor_of(least, size), size) for name, size in network.dense_widths.items()}
+    return by_group(graph, held(network.places or places_of(graph), network.cuts, graph), counts)

@@ -21,7 +21,7 @@ from torchbonsai.selection.budget import Budget
 from torchbonsai.study.fairness import scoring_macs
 from torchbonsai.study.numerics import Numerics
 from torchbonsai.study.stage import Context, Inputs, Output, runs
-from torchbonsai.study.stages.floor import floors_of
+from torchbonsai.study.stages.floor import floor_of
 from torchbonsai.study.stages.images import Images, example, opened, scored
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given
@@ -69,7 +69,7 @@ class ByGates:
     only: tuple[str, ...] = added_later(())
 
 
-@runs(LearnGates, "learn-gates", version=1)
+@runs(LearnGates, "learn-gates", version=2)
 def learn(config: LearnGates, inputs: Inputs, context: Context) -> Output:
     """The gates of each group as a tensor of its name, and what learning them cost."""
     network, module = taken(inputs["model"])
@@ -113,7 +113,7 @@ def by_gates(config: ByGates, inputs: Inputs, context: Context) -> Output:
         budget=budget,
         criterion=Given(scores),
         round_to=config.round_to,
-        min_channels=floors_of(config.min_channels, dense, graph),
+        min_channels={g.name: floor_of(config.min_channels, dense.widths.get(g.name, g.size)) for g in graph.groups},
         only=config.only or None,
     )
     # The record's dense network is the unexpanded one, which the budget is of; it may tie what the other has apart.

@@ -13,8 +13,8 @@ from torchbonsai.core.errors import PruningError, message
 from torchbonsai.cost.macs import CostModel
 from torchbonsai.models.build import ModelConfig, build, of_classes
 from torchbonsai.pruning.prune import PruneResult, trace
+from torchbonsai.pruning.rounds import Places, places_of, widths_of
 from torchbonsai.study.stage import Output
-from torchbonsai.study.stages.widths import Places, places_of, widths_of
 from torchbonsai.study.store import Done
 from torchbonsai.surgery.apply import apply
 from torchbonsai.surgery.plan import PruningPlan, compose

@@ -31,10 +31,11 @@ class Given:
 def outlying(
     scores: Mapping[str, Tensor], deviations: float, layers: int | None, floors: Mapping[str, int], round_to: int = 1
 ) -> dict[str, int]:
-    """{group: channels that stay} by Hu et al. 2016: the rule of `Budget(outliers=)`, in few layers.
+    """{group: channels that stay} of layers that lose some, by Hu et al. 2016: the rule of `Budget(outliers=)`.
 
-    scores: 1 - APoZ, (n,) a group, on the CPU. deviations: k of mean + k standard deviations. layers: only the so many
-    groups with the highest mean APoZ, None for all. floors: {group: channels that stay in any case, or all there are}.
+    scores: 1 - APoZ, (n,) a group, on the CPU. deviations: k of mean + k standard deviations. layers: of those that can
+    lose a channel only the so many with the highest mean APoZ, None for all. floors: {group: channels that stay in any
+    case, or all there are}.
     round_to: where some go, so many more do that a multiple of this stays, not below the floor's next multiple.
 
     >>> import torch
@@ -43,12 +44,14 @@ def outlying(
     """
     ranked = sorted(scores, key=lambda name: float(scores[name].mean()))  # the highest mean APoZ first
     widths = {}
-    for name in ranked[:layers]:
+    for name in ranked:
         values = scores[name].double().numpy()
         size, stay = len(values), staying(values, deviations)
         least = min(size, -(-floors[name] // round_to) * round_to)
-        widths[name] = size if stay == size else max(least, stay // round_to * round_to)
-    return widths
+        width = max(least, stay // round_to * round_to)
+        if stay < size and width < size:
+            widths[name] = width
+    return dict([*widths.items()][:layers])
 
 
 def apoz_by_layer(scores: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -71,8 +74,8 @@ def nothing_outlying(deviations: float) -> BudgetError:
     return BudgetError(
         message(
             "trimming needs a channel whose APoZ is an outlier of its layer",
-            f"none above mean + {deviations:g} standard deviations in the layers that are trimmed",
-            "layers of a few channels, or layers that are never zero",
-            "trim fewer rounds, with fewer deviations, or other layers",
+            f"none above mean + {deviations:g} standard deviations in layers that are trimmed and not at their floor",
+            "layers of a few channels, layers that are never zero, or many rounds",
+            "trim fewer rounds, with fewer deviations, a lower floor, or other layers",
         )
     )

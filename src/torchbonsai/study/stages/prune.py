@@ -20,6 +20,7 @@ from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph
 from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
+from torchbonsai.pruning.rounds import by_group, frozen, held, otherwise, places_of
 from torchbonsai.selection.budget import Budget, ceiling, share
 from torchbonsai.selection.ladder import Bounds, floors, uniform_ladder
 from torchbonsai.study.fairness import scoring_macs
@@ -30,7 +31,6 @@ from torchbonsai.study.stages.floor import floor_of, floors_of
 from torchbonsai.study.stages.images import Images, example, opened, to_score_on
 from torchbonsai.study.stages.network import Network, left, taken
 from torchbonsai.study.stages.outliers import Given, apoz_by_layer, nothing_outlying, outlying
-from torchbonsai.study.stages.widths import by_group, frozen, held, places_of
 from torchbonsai.study.store import Done
 
 
@@ -86,7 +86,7 @@ class RandomWidths:
     numerics: Numerics
 
 
-@runs(Prune, "prune", version=4)
+@runs(Prune, "prune", version=5)
 def prune(config: Prune, inputs: Inputs, context: Context) -> Output:
     """Score on training images, select, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -156,7 +156,7 @@ def one_share(network: Network, part: float, round_to: int, min_channels: int | 
     return dict(zip(network.dense_widths, widths.tolist(), strict=True))
 
 
-@runs(Trim, "trim", version=4)
+@runs(Trim, "trim", version=5)
 def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     """Score on training images, choose by layer, prove, cut, verify."""
     network, module = taken(inputs["model"])
@@ -169,7 +169,7 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     layers = None if config.only else config.layers
     least = floors_of(config.min_channels, network, graph)
     widths = outlying(given, config.deviations, layers, least, config.round_to)
-    if all(width == graph.by_name[name].size for name, width in widths.items()):
+    if not widths:
         raise nothing_outlying(config.deviations)
     result = cut(module, image, budget=Budget(widths=widths), criterion=Given(given))
     samples = sum(len(y) for _, y in batches)
@@ -222,20 +222,12 @@ def _left(
         "reason": check.reason,
     }
     small = Network.cut(network, result)
-    notes = [n for n in result.notes if n not in result.graph.notes] + _otherwise(small, wanted, least)
+    floors = {n: min(floor_of(least, size), size) for n, size in small.dense_widths.items()}
+    notes = [n for n in result.notes if n not in result.graph.notes] + otherwise(small.widths, wanted, floors)
     notes += [] if like is None else _unlike(small, like)
     groups = {name: [len(mask), int(mask.sum())] for name, mask in result.selection.items()}
     told = {"notes": notes, "scored": scored(result), "groups": groups}
     return left(small, result.model.cpu(), verification=verification, scoring_macs=scoring, **(told | more))
-
-
-def _otherwise(small: Network, wanted: Mapping[str, int], least: int | float) -> list[str]:
-    """A note on layers with other widths than were wanted, or below their floor: where a cut's proof ties layers that
-    were apart when it was asked for."""
-    found = [f"{n} has {small.widths[n]} for {k}" for n, k in wanted.items() if small.widths.get(n, k) != k]
-    floors = {n: min(floor_of(least, size), size) for n, size in small.dense_widths.items()}
-    found += [f"{n} has {w} for at least {floors[n]}" for n, w in small.widths.items() if w < floors.get(n, 1)]
-    return [f"the proof of a cut tied layers, so that {', '.join(found)} channels"] if found else []
 
 
 def _unlike(small: Network, like: Network) -> list[str]:

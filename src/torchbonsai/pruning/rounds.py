@@ -7,6 +7,7 @@ tied. So channels are counted where the plan of all cuts, which is against the d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -87,3 +88,13 @@ def by_group(graph: ChannelGraph, atoms: Mapping[str, Ints], wanted: Mapping[str
             )
         )
     return found
+
+
+def otherwise(
+    widths: Mapping[str, int], wanted: Mapping[str, int], least: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
+    """A note on layers with other widths than were wanted, or below their floor: where a cut's proof ties layers that
+    were apart when it was asked for. All of them by groups of the dense network."""
+    found = [f"{n} has {widths[n]} for {k}" for n, k in wanted.items() if widths.get(n, k) != k]
+    found += [f"{n} has {w} for at least {least[n]}" for n, w in widths.items() if w < least.get(n, 1)]
+    return [f"the proof of a cut tied layers, so that {', '.join(found)} channels"] if found else []

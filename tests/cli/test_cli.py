@@ -68,6 +68,18 @@ def test_bad_input_is_one_error_and_leaves_no_record(
     assert not (tmp_path / "study.json").exists()
 
 
+@pytest.mark.parametrize("name", ["stages", "records"])
+def test_a_file_where_a_folder_is_needed_is_found_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("a file")
+    assert compare(tmp_path, "--starts", "untrained") == 2
+    error = capsys.readouterr().err
+    assert "must be a place that can be written to" in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("record.json"))
+
+
 @pytest.mark.parametrize("below", ["", "below"])
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str) -> None:
     (tmp_path / "taken").write_text("a file")
@@ -79,7 +91,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_refusal_of_the_file_system_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "records").write_text("a file where the records go")
+    (tmp_path / "study.json").mkdir()
     assert compare(tmp_path, "--starts", "untrained", "--fairness", "equal-epochs") == 2
     error = capsys.readouterr().err
     assert "files must be readable and writable" in error

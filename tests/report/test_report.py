@@ -16,12 +16,14 @@ from rich.console import Console
 
 import torchbonsai.report
 from torchbonsai.cli.compare import chosen
+from torchbonsai.core.config import plain
 from torchbonsai.core.errors import ArtifactError
 from torchbonsai.report import figures, words
 from torchbonsai.report.console import show, tables
 from torchbonsai.report.page import page, write_page
 from torchbonsai.report.rounds import rounds
-from torchbonsai.study.about import About, Choice, Study, read_study, write_about
+from torchbonsai.study.about import About, Choice, Study, read_study, replaced, write_about
+from torchbonsai.study.config import CompareConfig
 from torchbonsai.study.record import Arm, Round, RunRecord, write
 from torchbonsai.study.table import rows
 
@@ -94,6 +96,32 @@ def test_half_of_the_test_set_and_training_elsewhere_are_said_where_they_are_so(
     assert chosen(choice, halves).endswith("71.0% on one half of the test set.")
     told = page(study(data=halves))
     assert " ".join("on one half of the test set. 249,000 MACs".split()) in " ".join(told.split())
+
+
+def test_latencies_that_differ_at_equal_widths_are_said() -> None:
+    """The machine was not as fast for one as for the other: differences as small say nothing."""
+    times = ("median_ms", "p10_ms", "p90_ms")
+    alike = [record(Arm("untrained", "l1", c, "4x", "equal-epochs"), 0, 0.7) for c in ("", "random-widths")]
+    for factor, told in ((1.1, False), (3.3, True)):
+        slow = replace(alike[1], latency={k: v * factor for k, v in alike[0].latency.items() if k in times})
+        text = "\n".join(words.footnotes(rows([alike[0], slow]), about().data))
+        assert (f"are up to {factor:.1f}x apart" in text) is told
+    other = replace(
+        alike[1], latency={k: v * 9 for k, v in alike[0].latency.items() if k in times}, widths={"conv1": 1, "conv2": 1}
+    )
+    assert "apart" not in "\n".join(words.footnotes(rows([alike[0], other]), about().data))
+
+
+def test_a_study_with_other_settings_in_the_same_folder_is_said(tmp_path: Path) -> None:
+    settings = CompareConfig(out=str(tmp_path))
+    assert replaced(settings) == "", "an empty folder"
+    write_about(replace(about(), config=plain(settings)), tmp_path)
+    assert replaced(replace(settings, workers=7, data_dir="elsewhere")) == "", "no result depends on these"
+    said = replaced(replace(settings, lr=0.5, epochs=2.0))
+    assert f"lr {settings.lr} -> 0.5" in said
+    assert f"epochs {settings.epochs} -> 2.0" in said
+    (tmp_path / "study.json").write_text("{")
+    assert replaced(settings) == ""
 
 
 def test_numbers_are_not_broken_in_a_narrow_terminal() -> None:

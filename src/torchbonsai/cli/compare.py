@@ -18,10 +18,11 @@ from torchbonsai.core.units import MACS_CONVENTION
 from torchbonsai.report import console as tables
 from torchbonsai.report import words
 from torchbonsai.report.page import write_page
-from torchbonsai.study.about import Choice, Study, read_study
+from torchbonsai.study.about import Choice, Study, read_study, replaced
 from torchbonsai.study.comparison import compare_config
 from torchbonsai.study.config import FAIRNESS, CompareConfig, seeds
 from torchbonsai.study.findings import findings
+from torchbonsai.study.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,19 @@ def run(arguments: Arguments) -> int:
 
 def compared(config: CompareConfig, console: Console) -> Study:
     """Run the comparison with a live view, write the report, and return the study."""
+    warn_of_other(config, console)
     columns = [(b, f) for f in FAIRNESS for b in config.fair(f)]
     with Live(columns, console) as live:
         compare_config(config, on_event=live.on_event, on_record=live.on_record)
     study = read_study(config.out)
     write_page(study)
     return study
+
+
+def warn_of_other(settings: Settings, console: Console) -> None:
+    """Say so where the folder holds a study with other settings, whose report this one replaces."""
+    if said := replaced(settings):
+        console.print(f"note: {said}", soft_wrap=True)
 
 
 def tell(study: Study, *, as_data: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 from rich.console import Console
 
-from torchbonsai.cli.compare import as_json, dump, show, tell
+from torchbonsai.cli.compare import as_json, dump, show, tell, warn_of_other
 from torchbonsai.cli.live import Live
 from torchbonsai.report.page import write_page
 from torchbonsai.study.about import Study, read_study
@@ -127,6 +127,7 @@ def run(arguments: Arguments) -> int:
 
 def followed(settings: RecipeSettings, console: Console) -> Study:
     """Follow the recipe whose settings these are, with a live view; write the report and return the study."""
+    warn_of_other(settings, console)
     with Live([], console) as live:
         follow(_recipe(settings), settings, on_event=live.on_event, on_record=live.on_record)
     study = read_study(settings.out)

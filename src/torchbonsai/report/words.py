@@ -11,6 +11,8 @@ from torchbonsai.study.about import Choice
 from torchbonsai.study.statistics import LEVEL, Interval
 from torchbonsai.study.table import Row
 
+UNLIKE = 1.2
+"""Latencies of networks with the same widths that are so many times apart are told of: others differ by chance, too."""
 UNITS = {"macs": "MACs", "params": "parameters", "channels": "channels"}
 
 
@@ -79,6 +81,14 @@ def elsewhere(rows: Sequence[Row]) -> bool:
     return any(r.arm.start == "pretrained" and not any(x.spent.source for x in r.records) for r in rows)
 
 
+def disagreement(rows: Sequence[Row]) -> float:
+    """How many times as long the slowest network took as the fastest with the same widths; 1 where there are none."""
+    alike: dict[tuple[tuple[str, int], ...], list[float]] = {}
+    for record in (x for row in rows for x in row.records if x.latency):
+        alike.setdefault(tuple(record.widths.items()), []).append(record.latency["median_ms"])
+    return max((max(times) / min(times) for times in alike.values()), default=1.0)
+
+
 def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
     """What the signs of a table mean, and what its reader must know. data: as `About.data` has it."""
     n = min((len(r.records) for r in rows), default=0)
@@ -94,6 +104,10 @@ def footnotes(rows: list[Row], data: Mapping[str, Any]) -> list[str]:
         notes.append(
             "latency: one image, float32, eager; mean over the seeds of each network's median; within one network's "
             f"timing the slowest tenth took up to {spread:.2f}x the fastest tenth"
+        )
+    if (apart := disagreement(rows)) >= UNLIKE:
+        notes.append(
+            f"latencies of networks of the same widths are up to {apart:.1f}x apart: less than that says nothing"
         )
     if any(r.uneven for r in rows):
         notes.append("*: a control's MACs differ by more than 2 %: not quite the same budget, where that counts MACs")

@@ -86,7 +86,14 @@ class Budget:
         if self.latency is not None and self.latency_ms is not None:
             raise _invalid("a latency is a share or in milliseconds, not both", repr(self))
         if self.on is None and (self.latency is not None or self.latency_ms is not None):
-            raise _invalid('a latency needs on=, where it is measured, e.g. on="cpu:onnxruntime"', repr(self))
+            raise ConfigError(
+                message(
+                    "a latency needs on=, where it is measured",
+                    f"latency={self.latency}, latency_ms={self.latency_ms}, on=None",
+                    "on= was left out (of the command line: --on)",
+                    'e.g. on="cpu:eager" or on="cpu:onnxruntime"',
+                )
+            )
 
     @property
     def searched(self) -> bool:

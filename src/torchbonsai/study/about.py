@@ -10,9 +10,10 @@ from typing import Any
 
 import cattrs
 
-from torchbonsai.core.config import write_atomic
+from torchbonsai.core.config import plain, write_atomic
 from torchbonsai.core.errors import ArtifactError, message
 from torchbonsai.study.record import RunRecord, Unit, read
+from torchbonsai.study.settings import ARITHMETIC, PLACES, Settings
 
 FILE = "study.json"
 
@@ -76,6 +77,27 @@ def write_about(about: About, out: Path) -> Path:
     path = out / FILE
     write_atomic(path, json.dumps(data, indent=1))
     return path
+
+
+def replaced(settings: Settings) -> str:
+    """What is to be said where the folder of `settings` holds a study with others; "" where it does not."""
+    try:
+        held = json.loads((Path(settings.out) / FILE).read_text(encoding="utf-8"))
+        before, records = dict(held["config"]), len(held["records"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return ""
+    now = plain(settings)
+    chosen = ARITHMETIC if settings.precision == "auto" else ()
+    names = [n for n in dict.fromkeys((*before, *now)) if n not in (*PLACES, *chosen) and before.get(n) != now.get(n)]
+    if not names:
+        return ""
+    changed = ", ".join(f"{name} {before.get(name)} -> {now.get(name)}" for name in names[:5])
+    changed += f" and {len(names) - 5} more" * (len(names) > 5)
+    return (
+        f"{settings.out} holds a study with other settings ({changed}): "
+        f"its {FILE}, report and best networks will be replaced; its {records} records stay, and the new {FILE} names "
+        "its own"
+    )
 
 
 def read_study(out: Path | str) -> Study:

@@ -14,6 +14,8 @@ from torchbonsai.training.config import TrainConfig
 
 PLACES = ("out", "data_dir", "workers")
 """Settings on which no result depends."""
+ARITHMETIC = ("precision", "channels_last", "compile")
+"""Settings that precision="auto" chooses."""
 
 
 @dataclass(frozen=True)

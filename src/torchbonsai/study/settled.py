@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torchbonsai.study.arms import Material
 from torchbonsai.study.executor import Executor
 from torchbonsai.study.runner import Listener, run
-from torchbonsai.study.settings import Settings
+from torchbonsai.study.settings import ARITHMETIC, Settings
 from torchbonsai.study.stage import Stage
 from torchbonsai.study.stages.fastest import Fastest
 from torchbonsai.study.store import Done, Store
@@ -42,7 +42,7 @@ def settled(
         label="measuring what trains fastest here",
     )
     done = run([stage], store, executor, listener=listener, places=places)[stage.spec]
-    found = {name: done.result[name] for name in ("precision", "channels_last", "compile")}
+    found = {name: done.result[name] for name in ARITHMETIC}
     return replace(settings, **found), {"arithmetic": in_words(done)}
 
 

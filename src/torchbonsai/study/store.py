@@ -88,12 +88,13 @@ def key_of(kind: Kind, config: Any, parents: Mapping[str, str]) -> str:
     return f"{kind.name}-{config_hash(identity | {'code': versions()})}"
 
 
-def check_writable(folder: Path) -> None:
-    """Make `folder`, and a file in it that is gone again. Raises ArtifactError where that is refused."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+def check_writable(out: Path) -> None:
+    """Make a study's folders, and files in them that are gone again. Raises ArtifactError where that is refused."""
+    for folder in (out, out / "stages", out / "records"):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
 
 
 class Store:

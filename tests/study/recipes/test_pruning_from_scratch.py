@@ -194,6 +194,8 @@ def test_two_checkpoints_are_never_the_same_weights() -> None:
         PruningFromScratch(searches=2, checkpoints=4, start_epochs=3)
     with pytest.raises(tb.ConfigError, match="checkpoints must be at least 2"):
         PruningFromScratch(searches=2, checkpoints=1)
+    with pytest.raises(tb.ConfigError, match="checkpoints are of searches"):
+        PruningFromScratch(checkpoints=5)
     PruningFromScratch(searches=2, checkpoints=3, start_epochs=3)
 
 

@@ -25,15 +25,10 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Criteria on the trained CIFAR-10 ResNets, before fine-tuning",
         "",
-        f"`{record['command']}`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. Python "
+        f"{made(record)}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC. Python "
         f"{platform.python_version()}, torch {torch.__version__}; {processor()}, {os.cpu_count()} cores, "
         f"{said['threads']} threads.",
         "",
-        *(
-            [f"Joined from, side by side: {', '.join(f'`{c}`' for c in record['parts'])}.", ""]
-            if "parts" in record
-            else []
-        ),
         f"Accuracy in % on one half of the test set ({said['told_on']} images); scores from {said['images']} images "
         "of the other half, since the networks have memorised the training set. Cut: "
         f"{', '.join(said['only']) or 'all groups'}. Nothing is trained and no batch norm recalibrated after the cut. "
@@ -51,6 +46,13 @@ def page(record: dict[str, Any]) -> str:
         dense = record["dense"][str(depth)]
         lines.append(f"| ResNet-{depth} ({100 * dense:.2f}) | {scope} | {gone:.0%} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *worst(values, settings, methods)]) + "\n"
+
+
+def made(record: dict[str, Any]) -> str:
+    """The command, or those whose records were joined."""
+    if "parts" not in record:
+        return f"`{record['command']}`"
+    return f"Measured side by side, and joined with `--join`: {', '.join(f'`{c}`' for c in record['parts'])}"
 
 
 def gathered(cells: dict[str, Any]) -> dict[tuple[int, str, float, str], list[float]]:
@@ -85,21 +87,24 @@ def interval(accuracies: list[float]) -> str:
 
 def worst(values: dict[Any, list[float]], settings: list[Setting], methods: list[str]) -> list[str]:
     """In how many settings each method has the lowest and the highest mean, and stands apart from random."""
-    lines = [
-        "Is random the worst? In how many settings the method has the lowest mean of all, the highest, and an interval "
-        "wholly above or below random's:",
-        "",
-        "| method | worst of all in | best of all in | clearly above random | clearly below | of |",
-        "|---|---|---|---|---|---|",
-    ]
     ran = {s: {m: values[*s, m] for m in methods if (*s, m) in values} for s in settings}
+    full = [m for m in methods if all(m in row for row in ran.values())]
+    lines = [
+        "Is random the worst? In how many settings the method has the lowest mean of all, the highest, the highest of "
+        f"the {len(full)} methods that are in all settings, and an interval wholly above or below random's:",
+        "",
+        f"| method | worst of all in | best of all in | best of the {len(full)} in | clearly above random | "
+        "clearly below | of |",
+        "|---|---|---|---|---|---|---|",
+    ]
     means = {s: {m: float(np.mean(found)) for m, found in row.items()} for s, row in ran.items()}
     for method in methods:
         mine = [s for s in settings if method in ran[s]]
         low = sum(min(means[s], key=means[s].__getitem__) == method for s in mine)
         high = sum(max(means[s], key=means[s].__getitem__) == method for s in mine)
+        first = sum(max(full, key=means[s].__getitem__) == method for s in mine) if method in full else "–"
         ranges = [(bounds(ran[s][method]), bounds(ran[s]["random"])) for s in mine if "random" in ran[s]]
         above, below = sum(a[0] > b[1] for a, b in ranges), sum(a[1] < b[0] for a, b in ranges)
         apart = "– | –" if method == "random" else f"{above} | {below}"
-        lines.append(f"| {method} | {low} | {high} | {apart} | {len(mine)} |")
+        lines.append(f"| {method} | {low} | {high} | {first} | {apart} | {len(mine)} |")
     return lines

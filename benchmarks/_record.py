@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+import torchbonsai
 
 SHOWN = 6
 
@@ -26,6 +29,12 @@ def command(script: str) -> str:
 def _told(word: str) -> str:
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     return option + equals + (Path(value).name if os.path.isabs(value) else value)
+
+
+def commit() -> str:
+    """Of the torchbonsai that runs; "+" where there were changes on top."""
+    git = ["git", "-C", str(Path(torchbonsai.__file__).parent), "describe", "--always", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def several(commands: list[str]) -> str:

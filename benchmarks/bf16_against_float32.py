@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _record import command, is_here
+from _record import command, commit, is_here
 
 from torchbonsai.cost.latency import device_name
 from torchbonsai.data import DataConfig
@@ -117,6 +117,7 @@ def compared(
     difference = paired(accuracy["bf16"], accuracy["float32"])
     return {
         "command": command(__file__),
+        "commit": commit(),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{device_name(torch.device(options.device))}, {os.cpu_count()} cores",
         "versions": versions(),

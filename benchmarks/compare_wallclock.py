@@ -26,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from _record import command
+from _record import command, commit
 
 FLAGS = [
     *("--model", "resnet20", "--data", "cifar10", "--limit-train", "5000", "--epochs", "2", "--seeds", "1"),
@@ -88,6 +88,7 @@ def added_up(out: Path, begin: float, wall: float, flags: list[str]) -> dict[str
     work = seconds["training"] + seconds["measuring"]
     return {
         "command": command(__file__),
+        "commit": commit(),
         "measured": "bonsai compare " + " ".join(flags),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{about['hardware']['device']}, {os.cpu_count()} cores",

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import _trained
 import torch
 from _criteria_page import page
-from _record import command
+from _record import command, commit
 
 import torchbonsai as tb
 from torchbonsai.criteria.base import Scores, ScoringContext
@@ -48,6 +48,7 @@ def main() -> None:
     warnings.simplefilter("ignore", tb.criteria.PruningWarning)
     record: dict[str, Any] = {
         "command": command(__file__),
+        "commit": commit(),
         "settings": {k: v for k, v in vars(given).items() if k not in ("out", "cifar10", "depths", "methods", "join")},
         "dense": {},
         "cells": {},

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 import hypothesis
 import numpy
 import torch
-from _record import command
+from _record import command, commit
 from _zoo_summary import machine
 
 import torchbonsai
@@ -67,12 +66,6 @@ def record(total: Tally, seconds: float) -> dict[str, object]:
         "tolerances": {"masked": 1e-9, "poisoned": 1e-9, "dtype": "float64"},
         "versions": versions | {"python": platform.python_version()},
     }
-
-
-def commit() -> str:
-    """The commit of this tree; "+" where there were changes on top."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:

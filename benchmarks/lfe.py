@@ -26,7 +26,7 @@ import _trained
 import numpy as np
 import torch
 from _lfe_page import naive_seconds, page
-from _record import command
+from _record import command, commit
 from scipy.stats import spearmanr
 
 import torchbonsai as tb
@@ -65,7 +65,13 @@ def main() -> None:
     given = options()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
-    record = {"command": command(__file__), "settings": settings(given), "layers": {}, "designs": {}}
+    record = {
+        "command": command(__file__),
+        "commit": commit(),
+        "settings": settings(given),
+        "layers": {},
+        "designs": {},
+    }
     if given.out.exists():
         before = json.loads(given.out.read_text())
         record = before if before["settings"] == record["settings"] else record

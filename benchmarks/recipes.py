@@ -29,9 +29,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _record import commit
 from _trained import data_folder, restored
 
-import torchbonsai
 from torchbonsai.cli.compare import show
 from torchbonsai.report import page as report
 from torchbonsai.study.about import FILE, About, read_study, write_about
@@ -172,7 +172,7 @@ def retell(folder: Path) -> None:
     if ran(folder.name) not in kept.splitlines():
         sys.exit(f"{folder.name}: what is kept there is not of the command in RECORDS; run it without --retell")
     (took,) = re.findall(r"^Its stages took .*$", kept, re.MULTILINE)
-    (first,) = re.findall(r"commit of the report (\w+)", kept)
+    (first,) = re.findall(r"commit of the report ([\w+]+)", kept)
     study = read_study(folder)
     settings = settings_of(study.about)
     recipe = RECIPES[study.about.recipe](settings)
@@ -206,13 +206,6 @@ def hidden(text: str, private: set[str]) -> str:
     for path in sorted(private, key=len, reverse=True):
         text = text.replace(path, Path(path).name)
     return text
-
-
-def commit() -> str:
-    """Of the torchbonsai that ran."""
-    folder = Path(torchbonsai.__file__).parent
-    told = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
 
 
 def spent(out: Path) -> dict[str, float]:

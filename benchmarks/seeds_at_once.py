@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _record import command, is_here
+from _record import command, commit, is_here
 from _trained import restored
 
 from torchbonsai.cost.latency import device_name
@@ -59,6 +59,7 @@ def main() -> None:
     rows = {name: measured(name, options) for name in options.networks}
     record = {
         "command": command(__file__),
+        "commit": commit(),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "hardware": f"{device_name(torch.device(options.device))}, {os.cpu_count()} cores",
         "versions": versions(),

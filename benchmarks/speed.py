@@ -17,7 +17,6 @@ import datetime
 import json
 import os
 import statistics
-import subprocess
 import time
 import warnings
 from collections.abc import Callable
@@ -26,13 +25,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
-from _record import command
+from _record import command, commit
 from _speed_phases import phases
 from _zoo_build import build
 from _zoo_summary import machine
 from torch import nn
 
-COMMIT = ("git", "describe", "--always", "--dirty")
 TARGET, SLACK_S = 3.0, 0.02
 """How many times faster in the median, and how many seconds slower at most anywhere."""
 MODELS = "vgg16_bn resnet18 resnet50 densenet121 mobilenet_v2 efficientnet_b0 convnext_tiny vit_b_16".split()
@@ -63,11 +61,10 @@ def main() -> None:
 
 def made_by() -> dict[str, Any]:
     """The command, and all that a measured second depends on."""
-    commit = subprocess.run(COMMIT, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
         "command": command(__file__),
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "made_on": machine(),
         "threads": torch.get_num_threads(),
     }

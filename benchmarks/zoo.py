@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.util
 import json
 import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 import _zoo_worker
-from _record import command
+from _record import command, commit
 from _zoo_summary import processor, versions, write_summary
 
 HERE = Path(__file__).parent
@@ -122,13 +120,6 @@ def run_one(entry: dict[str, Any], arm: str, limit: float) -> dict[str, Any]:
         record = {"status": "timeout", "error": error, "cpu_s": limit}
     record = record or {"status": "died", "error": f"exit code {process.exitcode}"}
     return known | record | {"total_s": round(time.perf_counter() - start, 1)}
-
-
-def commit() -> str:
-    """The commit that the engine was at; "+" where the tree had changes on top."""
-    engine = Path(importlib.util.find_spec("torchbonsai").origin).parent
-    git = ["git", "-C", str(engine), "describe", "--always", "--dirty=+"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def line(record: dict[str, Any]) -> str:

@@ -107,4 +107,8 @@ def _missed(entries: list[Entry]) -> list[str]:
             lines.append(f"- {what}: slower than the dense network, {row['times']['ours']['speed_up']:.2f}x")
         if row["against_theirs"] < _NEVER:
             lines.append(f"- {what}: slower than torch-pruning's network, {row['against_theirs']:.2f}x")
-    return ["", f"Missed (slower is told from {1 - _NEVER:.0%} on):", "", *lines] if lines else ["", "No target was missed in any cell."]
+    return (
+        ["", f"Missed (slower is told from {1 - _NEVER:.0%} on):", "", *lines]
+        if lines
+        else ["", "No target was missed in any cell."]
+    )

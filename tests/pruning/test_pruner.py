@@ -1,6 +1,7 @@
 """`tb.Pruner`: the loop's own objects are narrowed, all or nothing, and training goes on as if nothing had happened."""
 
 import copy
+import random
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import torchbonsai as tb
 from torchbonsai.pruning.schedules import Gradual, Interleaved, Iterative, OneShot
 from torchbonsai.surgery.apply import apply
+from torchbonsai.testing.hazards import HAZARDS
+from torchbonsai.testing.networks import Spec, grow, pictures
 
 X = torch.zeros(2, 3, 8, 8)
 OPTIMIZERS = {
@@ -357,3 +360,85 @@ def test_a_name_that_fits_nothing_is_an_error_before_any_training(name):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(tb.ConfigError, match="near matches"):
         tb.Pruner(model, X, optimizer, budget=tb.Budget(channels=0.5), **{name: {"stme": 2}})
+
+
+def test_widths_hold_beside_an_amount_when_they_are_reached():
+    """Those that are named keep theirs to the end, the others go on."""
+    budget = tb.Budget(widths={"0": 5}, channels=0.5)
+    for cuts in (2, 3, 4):
+        seen, result = left(chain(6, 6, 6), cuts, budget=budget)
+        assert seen[-1][0] == 5
+        assert result.cost.after.channels == sum(seen[-1]) == 9
+    small = chain(6, 16, 16)
+    with torch.no_grad():
+        small[0].weight.mul_(1e-3)  # all of its channels are worth least
+    seen, _ = left(small, 3, budget=tb.Budget(widths={"0": 5, "2": 8}, macs=0.25))
+    assert seen[-1][:2] == [5, 8]
+    assert 5 in [widths[0] for widths in seen[:-1]], "reached before the end, else this test shows nothing"
+
+
+class Blocks(nn.Module):
+    """Channels in four blocks: what leaves is, by turns, a position of every block, or a whole block."""
+
+    def __init__(self):
+        super().__init__()
+        self.c, self.n, self.d, self.f = (
+            nn.Conv2d(3, 24, 3),
+            nn.GroupNorm(4, 24),
+            nn.Conv2d(24, 16, 3),
+            nn.Linear(16, 4),
+        )
+
+    def forward(self, x):
+        return self.f(self.d(self.n(self.c(x)).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("amount", [{"macs": 0.05}, {"channels": 0.2}])
+def test_channels_in_blocks_are_counted_whatever_leaves(amount):
+    torch.manual_seed(0)
+    model, schedule = Blocks(), Iterative(cuts=4, every=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = tb.Pruner(model, X, optimizer, budget=tb.Budget(**amount), schedule=schedule, verify=False)
+    dense = pruner.result().cost.before.channels
+    counts = [dense]
+    for _ in range(4):
+        pruner.step()
+        counts.append(pruner.result().cost.after.channels)
+    assert pruner.cuts == 4
+    assert all(0 < b < a for a, b in pairwise(counts))
+    if "channels" in amount:
+        told = any("stay for" in note for note in pruner.result().notes)
+        assert (counts[-1] <= round(dense * amount["channels"])) is not told
+
+
+@pytest.mark.parametrize("seed", [12, 80])
+def test_a_last_channel_that_a_later_graph_counts_thrice_is_no_floor(seed):
+    """Grouped convolutions: one channel of the original is three of the network that is left."""
+    generator, names = random.Random(seed), sorted(HAZARDS)
+    stages = tuple(
+        (names[(seed + 7 * k) % len(names)], generator.randrange(1 << 20), generator.random() < 0.5) for k in range(2)
+    )
+    spec = Spec(width=6, stages=stages, flat_head=False, seed=seed)
+    model = grow(spec)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    budget, schedule = tb.Budget(channels=0.25), Iterative(cuts=2, every=1)
+    pruner = tb.Pruner(model, pictures(spec), optimizer, budget=budget, schedule=schedule, verify=False)
+    assert [pruner.step(), pruner.step()][0]
+
+
+def test_a_state_that_was_loaded_goes_on_to_the_same_channels():
+    """The one that is loaded knows what the first cuts left."""
+    whole, parts = chain(6, 6, 6, 16), [chain(6, 6, 6, 16), chain(6, 6, 6, 16)]
+    options = {"budget": tb.Budget(channels=8), "criterion": tb.criteria.Magnitude(normalise=None)}
+    seen, _ = left(whole, 3, **options)
+    first, second = (
+        tb.Pruner(m, torch.zeros(2, 8), torch.optim.SGD(m.parameters(), lr=0.1), schedule=Iterative(3, 1), **options)
+        for m in parts
+    )
+    for _ in range(2):
+        first.step()
+    second.load_state_dict(first.state_dict())
+    parts[1].load_state_dict(parts[0].state_dict())
+    second.step()
+    assert [m.out_features for m in parts[1] if isinstance(m, nn.Linear)][:-1] == seen[-1]
+    assert second.result().cost.after.channels == 8

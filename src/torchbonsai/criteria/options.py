@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torchbonsai.core.errors import ConfigError, message
 
 
@@ -13,6 +15,6 @@ def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
 
 def whole(name: str, value: object, least: int) -> None:
     """Raises ConfigError unless `value` is an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         must = f"{name} must be a whole number of at least {least}"
         raise ConfigError(message(must, repr(value), "a typing error", f"{name}={max(least, 1)}"))

@@ -9,8 +9,8 @@ import torch
 
 from torchbonsai.core.errors import ConfigError, PlanError, message
 from torchbonsai.cost.macs import Cost, CostModel
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph
-from torchbonsai.pruning.rounds import Places, by_group, frozen, held, places_of, widths_of
+from torchbonsai.graph.channel_graph import ChannelGraph
+from torchbonsai.pruning.rounds import Held, Places, can_go, floors, frozen, held, places_of, scaled, widths_of
 from torchbonsai.pruning.schedules import Schedule
 from torchbonsai.selection.budget import Budget, ceiling, nearest, share
 from torchbonsai.selection.select import Floors, Scope, floor_counts, select
@@ -37,7 +37,6 @@ class Approach:
     min_channels: Floors
     dense: Cost = field(init=False)
     widths: dict[str, int] = field(init=False)
-    floors: list[int] = field(init=False)
     places: Places = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,8 +51,8 @@ class Approach:
             )
         object.__setattr__(self, "dense", CostModel(self.graph).dense)
         object.__setattr__(self, "widths", widths_by_group(self.graph, self.budget.widths or {}))
-        object.__setattr__(self, "floors", floor_counts(self.graph, self.min_channels))
         object.__setattr__(self, "places", places_of(self.graph))
+        floor_counts(self.graph, self.min_channels)  # raises for names that fit nothing
         numbers_by_group(self.graph, self.round_to, 1, "round_to")
 
     def due(self, step: int) -> Budget | None:
@@ -103,26 +102,35 @@ class Approach:
         widths = widths_of(self.places, plan)
         return amounts and all(widths[name] <= wanted for name, wanted in (budget.widths or {}).items())
 
+    def named(self, budget: Budget) -> bool:
+        """Whether `budget`, which is `due`, a floor or a multiple must be said anew of what is left of the original."""
+        by_name = not isinstance(self.min_channels, int) or not isinstance(self.round_to, int)
+        return bool(budget.widths) or budget.channels is not None or by_name
+
     def again(self, budget: Budget, now: ChannelGraph, plan: PruningPlan) -> tuple[Budget, Numbers, Floors]:
         """`budget`, which is `due`, round_to and min_channels, said of the groups of `now`, which `plan` left.
 
         Raises PlanError where a group that is to be narrowed has no channel any more that can go.
         """
-        if not now.groups:
-            return budget, 1, 1  # the cut itself says why nothing can go
         atoms = held(self.places, plan, now)
         if budget.widths:
-            widths = {name: budget.widths.get(name, len(mine)) for name, mine in atoms.items()}
-            lost = [n for n, mine in atoms.items() if widths[n] < len(mine) and (mine == FROZEN).all()]
-            if lost:
-                raise _lost(lost)
-            found = by_group(now, atoms, widths)
-            budget = replace(budget, widths={n: w for n, w in found.items() if w < now.by_name[n].size} or found)
+            budget = replace(budget, widths=self._widths_now(budget.widths, now, atoms) or None)
         if budget.channels is not None:
             # The last channel of a layer is one of the original's, but none that the graph of now counts.
             budget = replace(budget, channels=max(1, int(budget.channels) - frozen(atoms)))
-        floors = by_group(now, atoms, dict(zip(self.graph.by_name, self.floors, strict=True)))
-        return budget, still_named(now, self.round_to), floors
+        least = self.min_channels
+        if not isinstance(least, int):
+            counts = zip(self.graph.by_name, floor_counts(self.graph, least), strict=True)
+            least = floors(now, atoms, dict(counts))
+        return budget, still_named(now, self.round_to), least
+
+    def _widths_now(self, widths: Mapping[str, int], now: ChannelGraph, atoms: Held) -> dict[str, int]:
+        """Of every group of `now` that holds a channel of a group that `widths` names; others tied to it stay whole."""
+        lost = [n for n, width in widths.items() if width < len(atoms[n]) and not can_go(atoms[n])]
+        if lost:
+            raise _lost(lost)
+        found = scaled(now, atoms, {n: widths.get(n, len(mine)) for n, mine in atoms.items()})
+        return {name: found[name] for name in scaled(now, atoms, widths)}
 
 
 def _lost(names: list[str]) -> PlanError:

@@ -12,6 +12,7 @@ from torchbonsai.core.errors import ConfigError, message
 from torchbonsai.graph.build import build
 from torchbonsai.graph.channel_graph import Blocks, ChannelGraph, Ints, Way
 from torchbonsai.graph.evidence import Evidence
+from torchbonsai.graph.forward import unwrap
 from torchbonsai.selection.widths import fits
 
 Named = Iterable[Any] | str | None
@@ -90,6 +91,7 @@ def _listed(items: Named) -> list[Any]:
 
 
 def _name(model: nn.Module, item: Any, option: str) -> str:
+    item = unwrap(item) if isinstance(item, nn.Module) else item
     if isinstance(item, str):
         names = [item] if any(_fitting(model, item)) else []
     else:
@@ -103,7 +105,8 @@ def _name(model: nn.Module, item: Any, option: str) -> str:
         message(
             f"{option}= must name modules or parameters of the model.",
             repr(item if isinstance(item, str) else type(item).__name__),
-            "a typing error, or a module of another copy of the model",
+            "a typing error, or a module or parameter of another copy of the model, which one with masks of "
+            "torch.nn.utils.prune is pruned as: give names",
             f"near matches: {near}" if near else "see model.named_modules()",
         )
     )

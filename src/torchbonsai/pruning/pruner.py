@@ -182,14 +182,15 @@ class Pruner:
         self._cost, self._checked = Cost(**state["cost"]), Verification(**state["verification"])
 
     def _cut(self, budget: Budget) -> bool:
-        given, asked = self._set, budget.widths or {}
+        given, asked = self._set, budget
         round_to: int | Mapping[str, int] = given.round_to
         floors: Floors = given.min_channels
         if self._cuts:
             if self._approach.reached(budget, self._cost, self._plan):
                 return False
-            now = restrict(trace(self._net, self.example_inputs), self._net, given.ignore, given.only)
-            budget, round_to, floors = self._approach.again(budget, now, self._plan)
+            if self._approach.named(budget):
+                now = restrict(trace(self._net, self.example_inputs), self._net, given.ignore, given.only)
+                budget, round_to, floors = self._approach.again(budget, now, self._plan)
         whole = given.scope == "uniform"  # the widths have been rounded already
         result = prune(
             self._net,
@@ -208,12 +209,15 @@ class Pruner:
         if not result.plan.kept:
             return False
         small = result.model
+        plan = compose(self._plan, result.plan) if self._cuts else result.plan
+        widths = widths_of(self._approach.places, plan)
+        cost = replace(result.cost.after, channels=sum(widths.values()))
+        notes = [*result.notes, *otherwise(widths, asked.widths or {})]
+        if asked.channels is not None and cost.channels > asked.channels:
+            notes.append(f"the proof of a cut tied channels: {cost.channels} stay for {asked.channels}")
         narrow_in_place(result.plan, self._net, small, self.optimizer, self.follow, lambda: self._check(small))
         self._checked = result.verification if not self._cuts else _both(self._checked, result.verification)
-        self._plan = compose(self._plan, result.plan) if self._cuts else result.plan
-        widths = widths_of(self._approach.places, self._plan)
-        self._cost = replace(result.cost.after, channels=sum(widths.values()))
-        self._last = replace(result, notes=(*result.notes, *otherwise(widths, asked)))
+        self._plan, self._cost, self._last = plan, cost, replace(result, notes=tuple(notes))
         self._cuts += 1
         return True
 

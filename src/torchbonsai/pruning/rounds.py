@@ -15,8 +15,12 @@ from torchbonsai.core.errors import BudgetError, message
 from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph, ChannelGroup, Ints
 from torchbonsai.surgery.plan import PruningPlan
 
-Places = dict[str, tuple[str, int, list[int]]]
-"""Group of the dense network -> (parameter, axis, position of each channel): one slice of every channel."""
+Places = dict[str, tuple[str, int, list[list[int]]]]
+"""Group of the dense network -> (parameter, axis, where each of its channels lies there: at several positions where
+channels are in blocks)."""
+Held = dict[str, list[Ints]]
+"""Group of the dense network -> the atoms that each of its channels that are left lies in; FROZEN among them where the
+channel can never go."""
 
 
 def places_of(graph: ChannelGraph) -> Places:
@@ -24,70 +28,91 @@ def places_of(graph: ChannelGraph) -> Places:
     return {group.name: _place(group) for group in graph.groups}
 
 
-def _place(group: ChannelGroup) -> tuple[str, int, list[int]]:
-    """The first position of every channel along an axis that all of them lie on: the one that names the group does."""
+def _place(group: ChannelGroup) -> tuple[str, int, list[list[int]]]:
+    """Along an axis that all of its channels lie on: the one that names the group is such."""
     for binding in group.bindings:
         positions = np.flatnonzero(binding.index >= 0)
-        channels, first = np.unique(binding.index[positions], return_index=True)
+        order = np.argsort(binding.index[positions], kind="stable")
+        channels = np.split(positions[order], np.flatnonzero(np.diff(binding.index[positions][order])) + 1)
         if len(channels) == group.size:
-            return binding.name, binding.axis, np.sort(positions[first]).tolist()
+            return binding.name, binding.axis, sorted(channel.tolist() for channel in channels)
     raise AssertionError(f"{group.name}: a group is made along one axis")
 
 
 def widths_of(places: Places, plan: PruningPlan) -> dict[str, int]:
-    """{group of the dense network: channels that `plan`, the whole one, keeps}."""
+    """{group of the dense network: channels that `plan`, the whole one, keeps, if only in part}."""
     return {name: len(_stay(plan, *place)) for name, place in places.items()}
 
 
-def held(places: Places, plan: PruningPlan | None, graph: ChannelGraph) -> dict[str, Ints]:
-    """{group of the dense network: (channels left,) atoms of `graph`}, FROZEN for a channel that can never go.
-
-    graph: of the network that `plan` left of the dense one; None: the dense one itself.
-    """
-    found: dict[str, Ints] = {}
+def held(places: Places, plan: PruningPlan | None, graph: ChannelGraph) -> Held:
+    """What is left of every group. graph: of the network that `plan` left of the dense one; None: of the dense one."""
+    found: Held = {}
     for name, place in places.items():
         parameter, axis, _ = place
-        now = _stay(plan, *place)
         atoms = graph.axes.get(parameter, {}).get(axis)
-        found[name] = np.full(len(now), FROZEN, dtype=np.int64) if atoms is None else atoms[now]
+        never = np.array([FROZEN])
+        found[name] = [never if atoms is None else np.unique(atoms[now]) for now in _stay(plan, *place)]
     return found
 
 
-def _stay(plan: PruningPlan | None, parameter: str, axis: int, positions: list[int]) -> Ints:
-    """Where along the axis, as it is now, those of `positions` lie that `plan` keeps."""
+def _stay(plan: PruningPlan | None, parameter: str, axis: int, channels: list[list[int]]) -> list[list[int]]:
+    """Where along the axis, as it is now, each channel lies of which `plan` keeps anything."""
     kept = None if plan is None else plan.kept.get(parameter, {}).get(axis)
-    return np.array(positions, dtype=np.int64) if kept is None else np.flatnonzero(np.isin(kept.numpy(), positions))
+    if kept is None:
+        return channels
+    now = {position: number for number, position in enumerate(kept.tolist())}
+    return [left for channel in channels if (left := [now[position] for position in channel if position in now])]
 
 
-def frozen(atoms: Mapping[str, Ints]) -> int:
+def frozen(atoms: Held) -> int:
     """How many channels of those that are `held` can never go."""
-    return sum(int((mine == FROZEN).sum()) for mine in atoms.values())
+    return sum(len(mine) - len(_free(mine)) for mine in atoms.values())
 
 
-def by_group(graph: ChannelGraph, atoms: Mapping[str, Ints], wanted: Mapping[str, int]) -> dict[str, int]:
+def _free(mine: list[Ints]) -> list[Ints]:
+    """Of a group's channels those that can go."""
+    return [channel for channel in mine if FROZEN not in channel]
+
+
+def can_go(mine: list[Ints]) -> bool:
+    """Whether any of a group's channels that are `held` can go."""
+    return bool(_free(mine))
+
+
+def scaled(graph: ChannelGraph, atoms: Held, wanted: Mapping[str, int]) -> dict[str, int]:
     """{group of `graph`: channels} for widths by groups of the dense network, of which it `held` those atoms.
 
-    Where it ties what was apart in the dense network, no layer gets narrower than is wanted of it. Raises BudgetError
-    where no channel is left that can go.
+    Where it ties what was apart in the dense network, no layer gets narrower than is wanted of it. What is left of
+    the dense group only in channels that can never go is left out.
     """
     found: dict[str, int] = {}
-    for name, mine in atoms.items():
-        free = mine[mine != FROZEN]
-        stay = max(0, wanted[name] - (len(mine) - len(free)))
-        for number in np.unique(graph.group_of_atom[free]).tolist():
+    for name, width in wanted.items():
+        free = _free(atoms[name])
+        stay = max(0, width - (len(atoms[name]) - len(free)))
+        for number in np.unique(graph.group_of_atom[np.concatenate(free)]).tolist() if free else ():
             group = graph.groups[number]
-            width = min(group.size, max(1, -(-stay * group.size // len(free))))
-            found[group.name] = max(found.get(group.name, 1), width)
-    if not found:
-        raise BudgetError(
-            message(
-                "a cut needs a layer that can lose channels",
-                f"{', '.join(f'{name}: {len(mine)}' for name, mine in atoms.items())} channels, none of which can go",
-                "rounds that left one channel of every layer",
-                "cut in fewer rounds, cut less in each, or raise min_channels",
-            )
-        )
+            least = min(group.size, max(1, -(-stay * group.size // len(free))))
+            found[group.name] = max(found.get(group.name, 1), least)
     return found
+
+
+def by_group(graph: ChannelGraph, atoms: Held, wanted: Mapping[str, int]) -> dict[str, int]:
+    """The `scaled` widths. Raises BudgetError where no channel is left that can go."""
+    if found := scaled(graph, atoms, wanted):
+        return found
+    raise BudgetError(
+        message(
+            "a cut needs a layer that can lose channels",
+            f"{', '.join(f'{name}: {len(atoms[name])}' for name in wanted)} channels, none of which can go",
+            "rounds that left one channel of every layer",
+            "cut in fewer rounds, cut less in each, or raise min_channels",
+        )
+    )
+
+
+def floors(graph: ChannelGraph, atoms: Held, counts: Mapping[str, int]) -> dict[str, int]:
+    """{group of `graph`: channels that it keeps at least} for floors by groups of the dense network."""
+    return {group.name: 1 for group in graph.groups} | scaled(graph, atoms, {n: c for n, c in counts.items() if c > 1})
 
 
 def otherwise(
@@ -96,5 +121,5 @@ def otherwise(
     """A note on layers with other widths than were wanted, or below their floor: where a cut's proof ties layers that
     were apart when it was asked for. All of them by groups of the dense network."""
     found = [f"{n} has {widths[n]} for {k}" for n, k in wanted.items() if widths.get(n, k) != k]
-    found += [f"{n} has {w} for at least {least[n]}" for n, w in widths.items() if w < least.get(n, 1)]
+    found += [f"{n} has {widths[n]} for at least {k}" for n, k in least.items() if widths.get(n, k) < k]
     return [f"the proof of a cut tied layers, so that {', '.join(found)} channels"] if found else []

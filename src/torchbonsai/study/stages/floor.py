@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchbonsai.graph.channel_graph import ChannelGraph
-from torchbonsai.pruning.rounds import by_group, held, places_of
+from torchbonsai.pruning.rounds import floors, held, places_of
 from torchbonsai.selection.budget import at_least
 from torchbonsai.study.stages.network import Network
 
@@ -25,7 +25,5 @@ def floors_of(least: int | float, network: Network, graph: ChannelGraph) -> dict
 
     Where `graph` ties what was apart in the dense network, no layer gets narrower than its own floor.
     """
-    if not graph.groups:
-        return {}  # the cut itself says why nothing can go
     counts = {name: min(floor_of(least, size), size) for name, size in network.dense_widths.items()}
-    return by_group(graph, held(network.places or places_of(graph), network.cuts, graph), counts)
+    return floors(graph, held(network.places or places_of(graph), network.cuts, graph), counts)

@@ -51,7 +51,13 @@ class Network:
     @classmethod
     def of(cls, done: Done) -> Network:
         """The network that a stage left."""
-        return _CONVERTER.structure(done.result["network"], cls)
+        data = done.result["network"]
+        # Older studies know the first position of every channel.
+        places = {
+            name: (parameter, axis, [[c] if isinstance(c, int) else c for c in channels])
+            for name, (parameter, axis, channels) in data.get("places", {}).items()
+        }
+        return _CONVERTER.structure({**data, "places": places}, cls)
 
     @classmethod
     def cut(cls, network: Network, result: PruneResult) -> Network:

@@ -16,11 +16,11 @@ from torchbonsai.core.config import added_later
 from torchbonsai.criteria.apoz import APoZ
 from torchbonsai.criteria.base import ScoringContext
 from torchbonsai.criteria.linear_fit import LinearFit
-from torchbonsai.graph.channel_graph import FROZEN, ChannelGraph
+from torchbonsai.graph.channel_graph import ChannelGraph
 from torchbonsai.pruning.controls import restrict
 from torchbonsai.pruning.prune import PruneResult, trace
 from torchbonsai.pruning.prune import prune as cut
-from torchbonsai.pruning.rounds import by_group, frozen, held, otherwise, places_of
+from torchbonsai.pruning.rounds import by_group, can_go, frozen, held, otherwise, places_of
 from torchbonsai.selection.budget import Budget, ceiling, share
 from torchbonsai.selection.ladder import Bounds, floors, uniform_ladder
 from torchbonsai.study.fairness import scoring_macs
@@ -120,7 +120,7 @@ def _one_share_wanted(config: Prune, network: Network, result: PruneResult) -> d
         return {}
     atoms = held(network.places, network.cuts, result.graph)
     widths = one_share(network, config.share, config.round_to, config.min_channels)
-    return {name: widths[name] for name, mine in atoms.items() if (mine != FROZEN).any()}
+    return {name: widths[name] for name, mine in atoms.items() if can_go(mine)}
 
 
 def _budget(config: Prune, network: Network, module: nn.Module, image: Tensor) -> Budget:
@@ -176,7 +176,7 @@ def trim(config: Trim, inputs: Inputs, context: Context) -> Output:
     return _left(network, result, scoring_macs(network.macs, samples), scored={"apoz": apoz_by_layer(given)})
 
 
-@runs(RandomWidths, "random-widths", version=4)
+@runs(RandomWidths, "random-widths", version=5)
 def random_widths(config: RandomWidths, inputs: Inputs, context: Context) -> Output:
     """The same widths, channels drawn at random."""
     network, module = taken(inputs["model"])

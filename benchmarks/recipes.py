@@ -61,9 +61,9 @@ RECORDS = {
     "--start-epochs 3 --epochs 3 --gate-epochs 3 --score-images 5000 --schedule cosine --warmup-epochs 0.3 "
     "--searches 4 --checkpoints 3 --min-channels 2 --no-equal-compute",
     "pretraining-efficientnet-lite0": "pretraining-impact --model examples.efficientnet_lite0:build --image-size 64 "
-    "--data cifar10 --data-dir CIFAR --source WEIGHTS --limit-train 16000 --val-size 1000 --batch-size 32 --lr 0.01 "
-    "--warmup-epochs 0.2 --augment flip --channels-last --start-epochs 1 --rounds 3 --share 0.1 --round-epochs 0.15 "
-    "--no-equal-compute",
+    "--data cifar10 --data-dir CIFAR --source WEIGHTS --limit-train 45000 --val-size 2000 --batch-size 32 --lr 0.03 "
+    "--warmup-epochs 0.1 --augment flip --channels-last --start-epochs 4.5 --rounds 3 --share 0.2 --round-epochs 0.2 "
+    "--round-lr 0.01 --no-equal-compute",
     "bonsai-hypothesis-vgg16": f"bonsai-hypothesis {VGG} --methods l2 taylor fpgm --start-epochs 2.5 --rounds 4 "
     "--round-epochs 0.5 --no-equal-compute",
     "linear-filter-ensembles-mlp": f"linear-filter-ensembles {MLP} --start-epochs 10 --hold-out 1000 "

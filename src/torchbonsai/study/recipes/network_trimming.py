@@ -3,8 +3,8 @@
 The method section
 1. Train the network conventionally.
 2. On many images, measure APoZ, the average percentage of zeros of every neuron and channel after its ReLU.
-3. Remove those whose APoZ exceeds the mean of their layer by one standard deviation. Only a few layers are trimmed at a
-   time, beginning with those whose mean APoZ is high.
+3. Remove those whose APoZ exceeds the mean of their layer by one standard deviation, or is 1. Only a few layers are
+   trimmed at a time, beginning with those whose mean APoZ is high.
 4. The smaller network keeps the surviving weights and is retrained.
 5. Repeat 2 to 4 until the network is small enough.
 
@@ -50,13 +50,14 @@ class NetworkTrimming(RoundSettings):
     settings, how long, and that APoZ is measured on training images.
 
     Attributes:
-        deviations: Above the mean of a layer, in standard deviations, from which a channel goes. Default: 1.
+        deviations: Above the mean of a layer, in standard deviations, from which a channel goes; one that is always
+            zero goes in any case. Default: 1.
         budget: Instead of the outlier rule: parameters to keep after the last round (3.8x), the same share a round, in
             one ranking of all modules that are trimmed.
         only: Modules that are trimmed. Default: those of the paper in its LeNet, else `layers` of them, or with a
             budget all.
-        layers: Where `only` is empty, without a budget: so many layers a round, those with the highest mean APoZ.
-            Default: 2.
+        layers: Where `only` is empty, without a budget: so many layers a round, of those that can lose a channel those
+            with the highest mean APoZ. Default: 2.
     """
 
     model: str = "lenet"

@@ -25,5 +25,6 @@ def floors_of(least: int | float, network: Network, graph: ChannelGraph) -> dict
 
     Where `graph` ties what was apart in the dense network, no layer gets narrower than its own floor.
     """
-    counts = {name: min(floor_of(least, size), size) for name, size in network.dense_widths.items()}
-    return floors(graph, held(network.places or places_of(graph), network.cuts, graph), counts)
+    places = network.places or places_of(graph)
+    counts = {name: min(floor_of(least, size), size) for name, size in network.dense_widths.items() if name in places}
+    return floors(graph, held(places, network.cuts, graph), counts)

@@ -62,7 +62,7 @@ class Trim:
     """Cut from the parent "model" the channels whose APoZ is an outlier of its layer.
 
     deviations: k of mean + k standard deviations. only: the modules that are trimmed; none: the `layers` modules whose
-    mean APoZ is the highest now.
+    mean APoZ is the highest now, of those that can lose a channel.
     """
 
     data: Images

@@ -85,3 +85,23 @@ def test_zeros_keeps_a_zero_that_its_activation_lifts() -> None:
     with torch.no_grad():
         model[0].weight[1], model[0].bias[1] = 0, 0
     assert tb.prune(model, X, budget=tb.Budget(zeros=True)).plan.kept == {}
+
+
+@pytest.mark.parametrize("option", ["ignore", "only"])
+def test_modules_parameters_names_and_what_is_none_of_them(option: str) -> None:
+    model = net()
+    kept: list[dict[str, int]] = []
+    for named in ("0", model[0], [model[0].weight], (name for name in ["0"]), iter([model[0]])):
+        result = tb.prune(model, X, budget=tb.Budget(channels=0.5), **{option: named})  # type: ignore[arg-type]
+        kept.append({name: int(mask.sum()) for name, mask in result.selection.items()})
+    assert all(one == kept[0] for one in kept)
+    for wrong in (3, nn.Linear(2, 2), "00", [nn.Parameter(torch.zeros(2))]):
+        with pytest.raises(tb.ConfigError, match=f"{option}= must name"):
+            tb.prune(model, X, budget=tb.Budget(channels=0.5), **{option: wrong})  # type: ignore[arg-type]
+
+
+def test_the_model_itself_means_all_of_it() -> None:
+    model = net()
+    assert tb.prune(model, X, budget=tb.Budget(channels=0.5), only=model).cost.after.channels == 45
+    with pytest.raises(tb.BudgetError, match="every channel is frozen"):
+        tb.prune(model, X, budget=tb.Budget(channels=0.5), ignore=model)

@@ -87,7 +87,8 @@ def restrict(graph: ChannelGraph, model: nn.Module, ignore: Named = (), only: Na
 def _listed(items: Named) -> list[Any]:
     if items is None:
         return []
-    return [items] if isinstance(items, str | nn.Module | nn.Parameter) else list(items)
+    one = isinstance(items, str | nn.Module | nn.Parameter) or not isinstance(items, Iterable)
+    return [items] if one else list(items)
 
 
 def _name(model: nn.Module, item: Any, option: str) -> str:
@@ -105,8 +106,8 @@ def _name(model: nn.Module, item: Any, option: str) -> str:
         message(
             f"{option}= must name modules or parameters of the model.",
             repr(item if isinstance(item, str) else type(item).__name__),
-            "a typing error, or a module or parameter of another copy of the model, which one with masks of "
-            "torch.nn.utils.prune is pruned as: give names",
+            "a typing error, or a module or parameter of another copy of the model (one with masks of "
+            "torch.nn.utils.prune is copied: give names)",
             f"near matches: {near}" if near else "see model.named_modules()",
         )
     )

@@ -55,8 +55,9 @@ RECORDS = {
     f"--round-epochs 2 --no-equal-compute {FAST}",
     "pruning-from-scratch-vgg16": f"pruning-from-scratch {VGG} --start-epochs 3 --epochs 3 --gate-epochs 5 "
     "--score-images 10000 --schedule cosine --warmup-epochs 0.3 --no-scratch-b --no-equal-compute",
-    "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --source cifar100 --source-epochs 2 "
-    "--start-epochs 2 --rounds 5 --share 0.25 --round-epochs 0.5 --tolerance 0.05 --no-equal-compute",
+    "pretraining-cifar100-vgg16": f"pretraining-impact {VGG} --limit-train 25000 --batch-size 64 --lr 0.05 "
+    "--warmup-epochs 0.1 --source cifar100 --source-epochs 3 --start-epochs 3 --rounds 10 --share 0.1 "
+    "--round-epochs 0.3 --round-lr 0.01 --no-equal-compute",
     "pruning-from-scratch-searches": f"pruning-from-scratch {VGG} --limit-train 25000 --batch-size 64 --lr 0.05 "
     "--start-epochs 3 --epochs 3 --gate-epochs 3 --score-images 5000 --schedule cosine --warmup-epochs 0.3 "
     "--searches 4 --checkpoints 3 --min-channels 2 --no-equal-compute",

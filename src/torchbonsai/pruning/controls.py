@@ -106,8 +106,7 @@ def _name(model: nn.Module, item: Any, option: str) -> str:
         message(
             f"{option}= must name modules or parameters of the model.",
             repr(item if isinstance(item, str) else type(item).__name__),
-            "a typing error, or a module or parameter of another copy of the model (one with masks of "
-            "torch.nn.utils.prune is copied: give names)",
+            "a typing error, or a module of another copy of the model (one with masks is copied: give names)",
             f"near matches: {near}" if near else "see model.named_modules()",
         )
     )

@@ -34,6 +34,7 @@ from torchbonsai.core.errors import ConfigError, DataError, PruningError, messag
 from torchbonsai.cost.evaluate import device_of
 from torchbonsai.criteria.base import Normalise, Scores, ScoringContext
 from torchbonsai.criteria.batches import moved
+from torchbonsai.criteria.options import whole
 from torchbonsai.criteria.reduce import by_group
 from torchbonsai.criteria.sensitivity import READER
 from torchbonsai.criteria.tally import filled
@@ -58,11 +59,10 @@ class SynFlow:
     claims: ClassVar[frozenset[str]] = frozenset({"equivariant", "unread lowest"})
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.rounds, int) and not isinstance(self.rounds, bool) and self.rounds >= 1
-        if not whole or not 0 < self.down_to < 1:
-            got = f"rounds={self.rounds!r}, down_to={self.down_to!r}"
-            must = "rounds must be a positive int, and down_to a share between 0 and 1"
-            raise ConfigError(message(must, got, "a typing error", "SynFlow(rounds=100, down_to=0.01)"))
+        whole("rounds", self.rounds, 1)
+        if not 0 < self.down_to < 1:
+            must = "down_to must be a share between 0 and 1"
+            raise ConfigError(message(must, repr(self.down_to), "a typing error", "SynFlow(rounds=100, down_to=0.01)"))
 
     def score(self, context: ScoringContext) -> Scores:
         """{group: (n atoms,) float64}, ≥ 0; with several rounds in [0, 1 + 1/rounds].

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torchbonsai.core.errors import ConfigError, message
+from torchbonsai.criteria.options import whole
 
 
 @runtime_checkable
@@ -173,8 +174,7 @@ def _span(begin: int, end: int, every: int) -> None:
 
 def _whole(**values: object) -> None:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _invalid(f"{name} must be a whole number of at least 1", value)
+        whole(name, value, 1)
 
 
 def _invalid(must: str, got: object) -> ConfigError:

@@ -24,10 +24,14 @@ def without_outliers(graph: ChannelGraph, scores: Floats, deviations: float, lea
     """
     widths = []
     for g, floor, multiple in zip(graph.groups, least.tolist(), round_to.tolist(), strict=True):
-        mine = scores[g.offset : g.offset + g.size]
-        stay = staying(mine, deviations)
-        widths.append(g.size if stay == g.size else max(floor, stay // multiple * multiple))
+        widths.append(narrowed(scores[g.offset : g.offset + g.size], deviations, floor, multiple))
     return np.array(widths, dtype=np.int64)
+
+
+def narrowed(scores: Floats, deviations: float, least: int, round_to: int) -> int:
+    """The width that one group keeps: all of it, or what is `staying`, rounded down but not below `least`."""
+    stay = staying(scores, deviations)
+    return stay if stay == len(scores) else max(least, stay // round_to * round_to)
 
 
 def staying(scores: Floats, deviations: float) -> int:
@@ -39,7 +43,8 @@ def staying(scores: Floats, deviations: float) -> int:
     (3, 1)
     """
     largest = np.abs(scores).max()
+    rounding = _ROUNDING * largest
     limit = scores.mean() - deviations * scores.std()
-    if limit <= 0 <= scores.min() and largest > 0:
-        return int((scores > _ROUNDING * largest).sum())
-    return int((scores >= limit - _ROUNDING * largest).sum())
+    if limit <= rounding and scores.min() >= -rounding and largest > 0:
+        return int((scores > rounding).sum())
+    return int((scores >= limit - rounding).sum())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +43,14 @@ def test_a_layer_of_one_channel_stays_among_the_widths_and_the_last_cut_is_count
     assert frozen(atoms) == 1
     asked = by_group(graph, atoms, {"features.0": 1, "features.3": 4, "features.7": 1, "features.10": 3})
     assert asked == {"features.3": 4, "features.7": 1, "features.10": 3}
+
+
+def test_a_network_of_an_older_study_which_knows_first_positions_is_read() -> None:
+    dense = whole(model := ModelConfig("bonsai_small", (1, 14, 14)), build(model, seed=0), IMAGE)
+    data = dense.to_json()
+    older = {name: (p, axis, [first for first, *_ in channels]) for name, (p, axis, channels) in data["places"].items()}
+    done: Any = SimpleNamespace(result={"network": {**data, "places": older}})
+    assert Network.of(done).places == dense.places
 
 
 def test_nothing_that_can_go_is_an_error_with_a_way_out() -> None:

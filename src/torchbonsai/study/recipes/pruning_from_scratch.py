@@ -105,7 +105,6 @@ class PruningFromScratch(RecipeSettings):
     budget: tuple[str, ...] = added_later(())
 
     usual_budgets: ClassVar[tuple[str, ...]] = ("50%",)
-    usual_checkpoints: ClassVar[int] = 10
     either: ClassVar[tuple[str, ...]] = ("budgets", "budget")
     lists: ClassVar[tuple[str, ...]] = ("budgets", "budget", "only", *Settings.lists)
     numbers: ClassVar[tuple[str, ...]] = (
@@ -128,7 +127,7 @@ class PruningFromScratch(RecipeSettings):
         if self.searches and self.checkpoints < 2:
             must = "searches compare trained checkpoints with each other: checkpoints must be at least 2"
             raise wrong(must, f"searches={self.searches}, checkpoints={self.checkpoints}")
-        if not self.searches and self.checkpoints != self.usual_checkpoints:
+        if not self.searches and self.checkpoints != type(self).checkpoints:
             must = "checkpoints are of searches, which compare them with random initialisations: give both"
             raise wrong(must, f"checkpoints={self.checkpoints}, searches=0")
         if self.searches:

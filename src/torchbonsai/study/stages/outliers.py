@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchbonsai.core.errors import BudgetError, message
 from torchbonsai.criteria.base import Scores, ScoringContext
-from torchbonsai.selection.outliers import staying
+from torchbonsai.selection.outliers import narrowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +46,9 @@ def outlying(
     widths = {}
     for name in ranked:
         values = scores[name].double().numpy()
-        size, stay = len(values), staying(values, deviations)
-        least = min(size, -(-floors[name] // round_to) * round_to)
-        width = max(least, stay // round_to * round_to)
-        if stay < size and width < size:
+        least = min(len(values), -(-floors[name] // round_to) * round_to)
+        width = narrowed(values, deviations, least, round_to)
+        if width < len(values):
             widths[name] = width
     return dict([*widths.items()][:layers])
 

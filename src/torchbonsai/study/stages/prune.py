@@ -222,8 +222,8 @@ def _left(
         "reason": check.reason,
     }
     small = Network.cut(network, result)
-    floors = {n: min(floor_of(least, size), size) for n, size in small.dense_widths.items()}
-    notes = [n for n in result.notes if n not in result.graph.notes] + otherwise(small.widths, wanted, floors)
+    lowest = {n: min(floor_of(least, size), size) for n, size in small.dense_widths.items()}
+    notes = [n for n in result.notes if n not in result.graph.notes] + otherwise(small.widths, wanted, lowest)
     notes += [] if like is None else _unlike(small, like)
     groups = {name: [len(mask), int(mask.sum())] for name, mask in result.selection.items()}
     told = {"notes": notes, "scored": scored(result), "groups": groups}
